@@ -1,0 +1,129 @@
+"""Is the network a builder parsed the one that was asked for? Precision, inputs and outputs, plugins."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .graph import TENSORRT_DTYPE, GraphFacts, TensorFacts
+
+PRODUCT_LAYERS = frozenset({"MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_INPUT"})
+PLUGIN_LAYERS = frozenset({"PLUGIN", "PLUGIN_V2", "PLUGIN_V3"})
+_FLOATS = frozenset(TENSORRT_DTYPE.values())
+
+Realisation = Literal["plugin", "function body"]
+
+
+class AuditReport(BaseModel):
+    """What was built, and where it differs from what was asked.
+
+    ``precision`` counts the products (matrix multiplications, convolutions) by layer type and data type;
+    ``fp32_islands`` are products the graph itself casts to float32; ``custom_nodes`` says what each became.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dtype: Literal["fp32", "fp16", "bf16"]
+    layers: dict[str, int]
+    precision: dict[str, dict[str, int]]
+    fp32_islands: tuple[str, ...]
+    custom_nodes: dict[str, Realisation]
+    findings: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.findings
+
+
+def audit_network(network: Any, asked: GraphFacts, plugins: bool) -> AuditReport:
+    """Compare a parsed TensorRT network with the ONNX graph it came from.
+
+    Networks are strongly typed, so a product computes in the data type of its inputs. ``plugins`` says whether the
+    custom nodes should have become plugin layers or, on purpose, their function bodies.
+    """
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    products = [layer for layer in layers if layer.type.name in PRODUCT_LAYERS and _float_types(layer)]
+    precision: dict[str, Counter[str]] = {}
+    for layer in products:
+        precision.setdefault(layer.type.name, Counter())["+".join(sorted(_float_types(layer)))] += 1
+    custom_nodes = _custom_nodes(layers, asked)
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    return AuditReport(
+        dtype=asked.dtype,
+        layers=dict(sorted(Counter(layer.type.name for layer in layers).items())),
+        precision={kind: dict(counts) for kind, counts in precision.items()},
+        fp32_islands=tuple(layer.name for layer in products if _is_island(layer, asked)),
+        custom_nodes=custom_nodes,
+        findings=(
+            *_tensor_findings("input", inputs, asked.inputs),
+            *_tensor_findings("output", outputs, asked.outputs),
+            *(finding for layer in products if (finding := _precision_finding(layer, asked))),
+            *_plugin_findings(custom_nodes, asked, plugins),
+        ),
+    )
+
+
+def onnx_node(layer: Any) -> str:
+    """The ONNX node a layer stands for: the parser notes it as ``[ONNX Layer: <name> | <caller> ...]``."""
+    note = re.match(r"\[ONNX Layer: (.*?)(?: \| .*)?]$", layer.metadata)
+    return note.group(1) if note else layer.name
+
+
+def _float_types(layer: Any) -> set[str]:
+    tensors = [layer.get_input(i) for i in range(layer.num_inputs)]
+    tensors += [layer.get_output(i) for i in range(layer.num_outputs)]
+    return {tensor.dtype.name for tensor in tensors if tensor is not None} & _FLOATS
+
+
+def _is_island(layer: Any, asked: GraphFacts) -> bool:
+    in_fp32 = _float_types(layer) == {"FLOAT"} and asked.dtype != "fp32"
+    return in_fp32 and onnx_node(layer) in asked.cast_products
+
+
+def _precision_finding(layer: Any, asked: GraphFacts) -> str | None:
+    types, node = _float_types(layer), onnx_node(layer)
+    wanted = TENSORRT_DTYPE[asked.dtype]
+    in_graph = asked.products.get(node, wanted)
+    if types == {in_graph} and (in_graph == wanted or _is_island(layer, asked)):
+        return None
+    built = " and ".join(sorted(types))
+    if types != {in_graph}:
+        return f"{layer.name} ({layer.type.name}) computes in {built}, but the graph asks for {in_graph}"
+    return (
+        f"{layer.name} ({layer.type.name}) computes in {built}, but {asked.dtype} was asked for and no Cast leads there"
+    )
+
+
+def _tensor_findings(kind: str, built: list[Any], asked: tuple[TensorFacts, ...]) -> Iterator[str]:
+    names, wanted = [tensor.name for tensor in built], [tensor.name for tensor in asked]
+    if names != wanted:
+        yield f"the {kind}s are {', '.join(names)}, but the graph has {', '.join(wanted)}"
+        return
+    for tensor, facts in zip(built, asked, strict=True):
+        if tensor.dtype.name != facts.dtype:
+            yield f"{kind} {facts.name} is {tensor.dtype.name}, but the graph has {facts.dtype}"
+        shape = tuple(tensor.shape)
+        known = [(a, b) for a, b in zip(shape, facts.shape, strict=False) if -1 not in (a, b)]
+        if len(shape) != len(facts.shape) or any(a != b for a, b in known):
+            yield f"{kind} {facts.name} has shape {shape}, but the graph has {facts.shape}"
+
+
+def _custom_nodes(layers: list[Any], asked: GraphFacts) -> dict[str, Realisation]:
+    plugins = {onnx_node(layer) for layer in layers if layer.type.name in PLUGIN_LAYERS}
+    return {node.name: "plugin" if node.name in plugins else "function body" for node in asked.custom_nodes}
+
+
+def _plugin_findings(built: dict[str, Realisation], asked: GraphFacts, plugins: bool) -> Iterator[str]:
+    for node in asked.custom_nodes:
+        if plugins and built[node.name] == "function body":
+            yield (
+                f"{node.name} ({node.op_type}) fell back to its function body, because the plugin library has no "
+                f"{node.op_type} version {node.plugin_version} in namespace {node.plugin_namespace!r}"
+            )
+        if not plugins and built[node.name] == "plugin":
+            yield f"{node.name} ({node.op_type}) became a plugin, but its function body was asked for"

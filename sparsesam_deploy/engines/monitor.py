@@ -1,0 +1,139 @@
+"""Watching a TensorRT build: its messages, its progress, and stopping it with Ctrl-C.
+
+TensorRT's base classes live in the builder's module, so the watchers are made by functions that take that module.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ..progress import Advance
+
+T = TypeVar("T")
+POLL_SECONDS = 0.05
+
+
+@dataclass
+class Messages:
+    """What a builder said while it worked, each message on one line."""
+
+    warnings: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def reason(self) -> str:
+        """Why the last step failed: the error a builder logs last is the outermost, complete one."""
+        return self.errors[-1] if self.errors else "it gave no reason"
+
+
+def plain(message: str) -> str:
+    """A builder's message without source locations and error-code wrapping, on one line of at most 300 characters.
+
+    Empty for the complaint about an absent CUDA driver that TensorRT-RTX adds to every error on a machine without one.
+    """
+    text = " ".join(" ".join(line for line in message.splitlines() if "catchCudaError" not in line).split())
+    text = re.sub(r"\s*\(?\bIn \w+ at /\S+?:\d+", "", text)
+    text = re.sub(r"^.*?Error Code \d+: [^(]*\((.*)\)$", r"\1", text)
+    text = re.sub(r"^\[[^]]*] |^Assertion failed: ", "", text).strip(" .")
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def make_logger(trt: ModuleType, messages: Messages) -> Any:
+    """An ``ILogger`` that keeps warnings and errors in ``messages`` and prints nothing."""
+    severity = trt.ILogger.Severity
+    sinks = {
+        severity.INTERNAL_ERROR: messages.errors,
+        severity.ERROR: messages.errors,
+        severity.WARNING: messages.warnings,
+    }
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, level: Any, message: str) -> None:
+            if level in sinks and (text := plain(message)):
+                sinks[level].append(text)
+
+    return Logger()
+
+
+def make_monitor(trt: ModuleType) -> Any:
+    """An ``IProgressMonitor`` with ``share`` (0 to 1), ``words``, and ``cancel()``: the build ends at its next step.
+
+    TensorRT reports nested phases, from several threads; a phase's share is that of its finished steps plus that of
+    the phase running inside the current step.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.share, self.words = 0.0, ""
+            self._phases: dict[str, list] = {}  # name -> [parent, number of steps, finished steps]
+            self._lock = threading.Lock()
+            self._cancelled = False
+
+        def cancel(self) -> None:
+            self._cancelled = True
+
+        def phase_start(self, name: str, parent: str | None, num_steps: int) -> None:
+            with self._lock:
+                self._phases[name] = [parent, num_steps, 0]
+                self.words = name
+                if parent is None:
+                    self.share = 0.0
+
+        def step_complete(self, name: str, step: int) -> bool:
+            with self._lock:
+                if name in self._phases:
+                    self._phases[name][2] = step + 1
+                    self._update()
+            return not self._cancelled
+
+        def phase_finish(self, name: str) -> None:
+            with self._lock:
+                self._phases.pop(name, None)
+
+        def _update(self) -> None:
+            shares: dict[str | None, float] = {}
+            for name, (parent, num_steps, finished) in reversed(self._phases.items()):  # inner phases start later
+                share = min(1.0, (finished + shares.get(name, 0.0)) / num_steps)
+                shares[parent] = max(share, shares.get(parent, 0.0))
+            self.share = max(self.share, shares.get(None, 0.0))
+
+    return Monitor()
+
+
+def run_cancellable(work: Callable[[], T], monitor: Any, advance: Advance) -> T:
+    """Run ``work`` in a thread of its own, report ``monitor``'s progress from this one, and return the result.
+
+    Python delivers Ctrl-C to the main thread, and TensorRT's bindings swallow what is raised inside a callback. So the
+    main thread stays outside the builder: whatever is raised here while it waits, ``KeyboardInterrupt`` above all,
+    cancels the build and then leaves as it came.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="engine build", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            advance(monitor.share, monitor.words)
+    except BaseException:
+        monitor.cancel()
+        thread.join()
+        raise
+    if failures:
+        raise failures[0]
+    return results[0]

@@ -1,0 +1,1 @@
+"""Segment Anything and SparseSAM encoders in torch: checkpoints, token order, routing."""

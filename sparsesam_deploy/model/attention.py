@@ -1,0 +1,117 @@
+"""One block's attention over its stripe, with every index table a buffer so that exporters make it an initializer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from segment_anything.modeling.image_encoder import Attention
+from torch import Tensor, nn
+
+from ..ops.stripe_attention import Stripe, stripe_attention
+from . import density, order
+from .config import GRID_SIZE, WINDOW_SIZE, SparsityConfig
+from .ranking import rank_groups, ranked_sequence
+
+NUM_TOKENS = GRID_SIZE * GRID_SIZE
+
+
+@dataclass
+class ImageState:
+    """What later blocks reuse of earlier ones during one forward pass; nothing outlives the call.
+
+    ``rankings`` holds the (B * num_windows, H, G) group ranking made by the first ranking block of each kind, by
+    whether that kind is windowed.
+    """
+
+    rankings: dict[bool, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class KeyTables:
+    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of the diagonal."""
+
+    num_keys: int
+    keys: np.ndarray | None = None
+    tiles: np.ndarray | None = None
+    tile_in_stripe: np.ndarray | None = None
+
+
+def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfig) -> KeyTables:
+    """The stripe of one block by algorithm.md section 3; dense (no tables) at density 1."""
+    num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
+    if attention_density == 1:
+        return KeyTables(num_tokens)
+    if windowed:
+        sequence = order.interleave(order.window_groups(WINDOW_SIZE))
+        num_keys = density.window_stripe_tokens(attention_density, num_tokens)
+        return KeyTables(num_keys, sequence[:num_keys])
+    if sparsity.order == "lattice":
+        sequence, tiles = order.lattice_sequence(num_tokens), np.arange(num_tokens).reshape(-1, order.TILE)
+        num_keys = density.lattice_stripe_offsets(attention_density, sparsity.with_diagonal) * num_tokens // order.TILE
+    else:
+        sequence = order.interleave(order.z_groups(num_tokens))
+        tiles = sequence.reshape(-1, order.TILE)
+        num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
+    keys = sequence[:num_keys]
+    if not sparsity.with_diagonal:
+        return KeyTables(num_keys, keys)
+    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
+
+
+class SparseAttention(nn.Module):
+    """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``."""
+
+    def __init__(self, attention: Attention, windowed: bool, attention_density: float, sparsity: SparsityConfig) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
+        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+        self.windowed = windowed
+        self.ranked = sparsity.order == "ranked" and attention_density < 1
+        self.static = key_tables(windowed, attention_density, sparsity)
+        if windowed:
+            members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
+            groups, self.num_tokens = order.window_groups(WINDOW_SIZE), WINDOW_SIZE**2
+            tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}
+        else:
+            perm = order.z_order(GRID_SIZE)
+            groups, self.num_tokens = order.z_groups(NUM_TOKENS), NUM_TOKENS
+            tables = {"rel_index": order.relative_index(GRID_SIZE), "perm": perm, "inv_perm": order.inverse(perm)}
+        if not self.ranked:
+            tables |= {"keys": self.static.keys, "tiles": self.static.tiles}
+        tables |= {"tile_in_stripe": self.static.tile_in_stripe, "groups": groups}
+        self.table_names = tuple(name for name, table in tables.items() if table is not None)
+        for name in self.table_names:
+            self.register_buffer(name, torch.tensor(tables[name], dtype=torch.int32), persistent=False)
+
+    @property
+    def effective_density(self) -> float:
+        """(query, key) pairs computed / all pairs; a key in both stripe and tile counts once."""
+        pairs = self.num_tokens * self.static.num_keys
+        if self.static.tiles is not None:
+            pairs += order.TILE * int((self.static.tile_in_stripe == 0).sum())
+        return pairs / self.num_tokens**2
+
+    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+        """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
+        qkv = self.qkv(x)
+        tables = {name: getattr(self, name) for name in self.table_names if name != "groups"}
+        if self.ranked:
+            sequence = ranked_sequence(self.ranking(qkv, state), self.groups)
+            tables["keys"] = sequence[..., : self.static.num_keys]
+            if self.static.tiles is not None:
+                tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
+        out = stripe_attention(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, Stripe(**tables), self.num_heads)
+        return self.proj(out)
+
+    def ranking(self, qkv: Tensor, state: ImageState) -> Tensor:
+        """This kind's group ranking: made from the keys of the first block that asks, then reused."""
+        if self.windowed not in state.rankings:
+            keys = qkv.chunk(3, dim=2)[1]
+            if self.windowed:
+                padding = self.qkv.bias.chunk(3)[1].expand(keys.shape[0], 1, -1)
+                keys = torch.cat((keys, padding), 1)[:, self.members].flatten(0, 1)
+            keys = keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            state.rankings[self.windowed] = rank_groups(keys, self.groups)
+        return state.rankings[self.windowed]

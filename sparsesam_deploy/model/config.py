@@ -1,0 +1,116 @@
+"""What a SAM image encoder looks like (:class:`SamConfig`) and how it is thinned (:class:`SparsityConfig`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import DensityError, InvalidInput
+
+Order = Literal["lattice", "interleaved", "ranked"]
+Routing = Literal["share-variance", "share-sobel", "skip-sobel", "skip-static", "skip-group-rank"]
+ORDERS: tuple[str, ...] = get_args(Order)
+ROUTINGS: tuple[str, ...] = get_args(Routing)
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+IMAGE_SIZE = 1024
+PATCH_SIZE = 16
+GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
+WINDOW_SIZE = 14
+OUT_CHANNELS = 256
+
+
+@dataclass(frozen=True)
+class SamConfig:
+    """The shape of one Segment Anything model; everything not listed here is the same for all of them.
+
+    ``family`` is ``vit_b``, ``vit_l``, ``vit_h``, ``nano`` or ``custom``; ``global_blocks`` attend to the whole grid,
+    all other blocks to 14x14 windows; ``hq`` marks SAM-HQ's mask decoder.
+    """
+
+    family: str
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_blocks: tuple[int, ...]
+    decoder_mlp_dim: int = 2048
+    hq: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def routed_blocks(self) -> tuple[int, ...]:
+        """Blocks whose MLP may be routed: windowed ones after the first global block (algorithm.md section 4)."""
+        return tuple(i for i in range(self.depth) if i not in self.global_blocks and i > min(self.global_blocks))
+
+
+FAMILIES: dict[str, SamConfig] = {
+    "vit_b": SamConfig("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": SamConfig("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": SamConfig("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+    "nano": SamConfig("nano", 192, 12, 3, (2, 5, 8, 11), decoder_mlp_dim=512),
+}
+
+Density = float | tuple[float, ...]
+
+
+def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
+    values = (density,) * depth if isinstance(density, (int, float)) else tuple(density)
+    if len(values) != depth:
+        raise DensityError(f"{name} lists {len(values)} values, but the encoder has {depth} blocks; give one or {depth}.")
+    return values
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """How much of the encoder is computed, and which part.
+
+    A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
+    1 is the dense SAM exactly. ``diagonal`` adds the query's own tile to the stripe; ``None`` means the order's own
+    habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the ``default`` preset.
+    """
+
+    attention_density: Density = 0.25
+    mlp_density: Density = 0.4
+    windowed_density: Density = 1.0
+    order: Order = "lattice"
+    routing: Routing = "share-variance"
+    diagonal: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise InvalidInput(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}.")
+        if self.routing not in ROUTINGS:
+            raise InvalidInput(f"routing {self.routing!r} is unknown; choose one of {', '.join(ROUTINGS)}.")
+        if self.order != "lattice" and self.diagonal is False:
+            raise InvalidInput(f"diagonal=False needs the lattice order; {self.order} always attends to its own tile.")
+        for name in ("attention_density", "mlp_density", "windowed_density"):
+            value = getattr(self, name)
+            for density in (value,) if isinstance(value, (int, float)) else value:
+                if not 0 < density <= 1:
+                    raise DensityError(f"{name} {density:g} is outside (0, 1]; 1 is the dense encoder.")
+
+    @property
+    def with_diagonal(self) -> bool:
+        return self.order != "lattice" if self.diagonal is None else self.diagonal
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether unselected tokens share their group's mean row (``share``) or pass through unchanged (``skip``)."""
+        return self.routing.startswith("share-")
+
+    def for_block(self, name: str, index: int, depth: int) -> float:
+        """The density called ``name`` in block ``index`` of ``depth`` blocks."""
+        return _per_block(name, getattr(self, name), depth)[index]
+
+
+PRESETS: dict[str, SparsityConfig] = {
+    "default": SparsityConfig(),
+    "paper": SparsityConfig(
+        attention_density=0.4, mlp_density=0.4, windowed_density=0.4, order="ranked", routing="skip-group-rank"
+    ),
+    "dense": SparsityConfig(attention_density=1.0, mlp_density=1.0, windowed_density=1.0),
+}

@@ -1,0 +1,53 @@
+"""Every rounding rule of the project, once: how many keys, tokens or groups a density stands for."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import DensityError
+from .order import GROUP, TILE
+
+
+def _round(x: float) -> int:
+    return math.floor(x + 0.5)
+
+
+def lattice_stripe_offsets(density: float, diagonal: bool) -> int:
+    """Number of patch offsets in the lattice stripe; with ``diagonal`` one is given up for the query's own patch."""
+    offsets = _round(TILE * density) - int(diagonal and density < 1)
+    if offsets < 1:
+        least = (1.5 if diagonal else 0.5) / TILE
+        raise DensityError(f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(least * 1e4) / 1e4:g}.")
+    return offsets
+
+
+def sequence_stripe_tiles(density: float, num_tokens: int) -> int:
+    """Number of stripe tiles in the interleaved and ranked orders of a global block: floor(d * tiles)."""
+    tiles = math.floor(density * num_tokens / TILE)
+    if tiles < 1:
+        raise DensityError(f"attention_density {density:g} leaves no stripe tile; use at least {TILE / num_tokens:g}.")
+    return tiles
+
+
+def window_stripe_tokens(density: float, num_tokens: int) -> int:
+    """Keys that every query of a window attends to: floor(d * tiles) + 1 tiles, the last tile being a short one."""
+    tiles = math.floor(density * -(-num_tokens // TILE)) + 1
+    return min(tiles * TILE, num_tokens)
+
+
+def shared_mlp_groups(density: float, num_tokens: int) -> int:
+    """Number of detailed 2x2 groups when the flat ones share a row: 4 n + (N / 4 - n) = d N."""
+    if not 1 / GROUP <= density <= 1:
+        raise DensityError(
+            f"mlp_density {density:g} is below {1 / GROUP:g}, where every 2x2 group already shares one row; "
+            f"use at least {1 / GROUP:g} or a skip routing."
+        )
+    return _round((density - 1 / GROUP) * num_tokens / (GROUP - 1))
+
+
+def kept_tokens(density: float, num_tokens: int, whole_groups: bool) -> int:
+    """Number of tokens that go through a ``skip`` MLP, a multiple of 4 where groups are kept whole."""
+    kept = GROUP * _round(density * num_tokens / GROUP) if whole_groups else _round(density * num_tokens)
+    if kept < 1:
+        raise DensityError(f"mlp_density {density:g} keeps no token of {num_tokens}; use at least {GROUP / num_tokens:g}.")
+    return kept

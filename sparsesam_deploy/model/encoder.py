@@ -1,0 +1,150 @@
+"""The SparseSAM image encoder in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
+from torch import Tensor, nn
+
+from . import order
+from .attention import ImageState, SparseAttention
+from .config import GRID_SIZE, SamConfig, SparsityConfig
+from .mlp import DenseMlp, Gelu, RoutedMlp
+
+
+class SparseBlock(nn.Module):
+    """One transformer block on the Z-ordered stream."""
+
+    def __init__(self, block: Block, index: int, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu) -> None:
+        super().__init__()
+        windowed = index not in config.global_blocks
+        name = "windowed_density" if windowed else "attention_density"
+        self.norm = block.norm1
+        self.attention = SparseAttention(block.attn, windowed, sparsity.for_block(name, index, config.depth), sparsity)
+        mlp_density = sparsity.for_block("mlp_density", index, config.depth)
+        if index in config.routed_blocks and mlp_density < 1:
+            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, mlp_density, sparsity)
+        else:
+            self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
+        # The routing of later blocks asks for this ranking even where the attention itself is not ranked.
+        self.ranks_for_routing = sparsity.routing == "skip-group-rank" and index == min(config.global_blocks)
+
+    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+        """(B, N, C) -> (B, N, C); reads and fills ``state``."""
+        y = self.norm(x)
+        if self.ranks_for_routing:
+            self.attention.ranking(self.attention.qkv(y), state)
+        return self.mlp(x + self.attention(y, state), state)
+
+
+class SparseSamEncoder(nn.Module):
+    """SparseSAM's image encoder; equal to segment_anything's ``ImageEncoderViT`` at density 1.
+
+    The residual stream is permuted into Z-order once after the position embedding and restored once before the neck.
+    Parameters are shared with ``image_encoder``, not copied.
+
+    Args:
+        image_encoder: a trained encoder on the 64x64 grid.
+        config: its shape.
+        sparsity: which share of it to compute.
+        gelu: ``erf`` as SAM was trained, or the cheaper ``tanh`` approximation.
+
+    Raises:
+        DensityError: a density leaves nothing to compute, or lists another number of blocks.
+    """
+
+    def __init__(
+        self, image_encoder: ImageEncoderViT, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu = "erf"
+    ) -> None:
+        super().__init__()
+        self.config, self.sparsity = config, sparsity
+        self.patch_embed = image_encoder.patch_embed.proj
+        self.pos_embed = image_encoder.pos_embed
+        self.blocks = nn.ModuleList(
+            SparseBlock(block, i, config, sparsity, gelu) for i, block in enumerate(image_encoder.blocks)
+        )
+        self.neck = Neck(image_encoder.neck)
+        perm = order.z_order(GRID_SIZE)
+        self.register_buffer("perm", torch.tensor(perm), persistent=False)
+        self.register_buffer("inv_perm", torch.tensor(order.inverse(perm)), persistent=False)
+
+    @property
+    def effective_density(self) -> dict[str, float]:
+        """Pairs computed / all pairs over the global and the windowed attentions, rows computed / all rows over the MLPs."""
+        kinds: dict[str, list[float]] = {"global_attention": [], "windowed_attention": [], "mlp": []}
+        for block in self.blocks:
+            kind = "windowed_attention" if block.attention.windowed else "global_attention"
+            kinds[kind].append(block.attention.effective_density)
+            kinds["mlp"].append(block.mlp.mlp_rows)
+        return {kind: round(sum(values) / len(values), 6) for kind, values in kinds.items() if values}
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Image (B, 3, 1024, 1024), normalised -> the Z-ordered stream (B, 4096, C)."""
+        tokens = self.patch_embed(image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
+        return tokens[:, self.perm]
+
+    def streams(self, image: Tensor) -> Iterator[Tensor]:
+        """The stream after the embedding and after each block: depth + 1 tensors (B, 4096, C) in Z-order."""
+        state = ImageState()
+        x = self.embed(image)
+        yield x
+        for block in self.blocks:
+            x = block(x, state)
+            yield x
+
+    def finish(self, stream: Tensor) -> Tensor:
+        """The last block's stream (B, 4096, C) -> image embeddings (B, 256, 64, 64)."""
+        return self.neck(self.to_grid(stream))
+
+    def to_grid(self, stream: Tensor) -> Tensor:
+        """Z-ordered stream (B, 4096, C) -> raster grid (B, 64, 64, C)."""
+        return stream[:, self.inv_perm].unflatten(1, (GRID_SIZE, GRID_SIZE))
+
+    def block_outputs(self, image: Tensor) -> list[Tensor]:
+        """Output of every block: depth tensors (B, 4096, C), Z-ordered; ``perm[i]`` is the raster index of row i."""
+        return list(self.streams(image))[1:]
+
+    def interm_embeddings(self, streams: list[Tensor]) -> Tensor:
+        """SAM-HQ's input: outputs of the global blocks, (num_global, B, 64, 64, C), from ``block_outputs``."""
+        return torch.stack([self.to_grid(streams[i]) for i in self.config.global_blocks])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            image: (B, 3, 1024, 1024) normalised and padded, in the parameters' dtype.
+
+        Returns:
+            (B, 256, 64, 64) image embeddings.
+        """
+        *_, last = self.streams(image)
+        return self.finish(last)
+
+
+class Neck(nn.Module):
+    """SAM's neck on a channels-last grid, where LayerNorm2d is an ordinary LayerNorm with float32 statistics.
+
+    Written out as mean and square, LayerNorm2d overflows in float16 (segment-anything issue 540).
+    """
+
+    def __init__(self, neck: nn.Sequential) -> None:
+        super().__init__()
+        self.conv1, norm1, self.conv2, norm2 = neck
+        self.norm1, self.norm2 = _layer_norm(norm1), _layer_norm(norm2)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, 256, H, W)."""
+        x = self.norm1(F.linear(grid, self.conv1.weight.flatten(1)))
+        # Contiguous because torch's CPU convolution is six times less exact on channels-last memory.
+        x = self.norm2(self.conv2(x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1))
+        return x.permute(0, 3, 1, 2)
+
+
+def _layer_norm(norm: LayerNorm2d) -> nn.LayerNorm:
+    layer = nn.LayerNorm(norm.weight.numel(), eps=norm.eps, device="meta")
+    layer.weight, layer.bias = norm.weight, norm.bias
+    return layer

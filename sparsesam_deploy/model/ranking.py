@@ -1,0 +1,53 @@
+"""The released code's data-dependent group ranking (algorithm.md section 3a, step 1)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ZSCORE_EPSILON = 1e-6
+
+
+def _zscore(x: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + ZSCORE_EPSILON)
+
+
+def rank_groups(keys: Tensor, groups: Tensor) -> Tensor:
+    """Groups in descending order of how varied and how unlike the others they are.
+
+    Args:
+        keys: (B, H, L, head_dim) the keys of one attention layer.
+        groups: (G, 4) slots of each 2x2 group.
+
+    Returns:
+        (B, H, G) int32 group indices, most informative first.
+    """
+    members = keys.float()[:, :, groups.reshape(-1)].unflatten(2, tuple(groups.shape))
+    spread = members.std(3).mean(-1)
+    unit = F.normalize(members.mean(3), dim=-1)
+    similarity = ((unit * unit.sum(2, keepdim=True)).sum(-1) - (unit * unit).sum(-1)) / (groups.shape[0] - 1)
+    score = _zscore(spread) + _zscore(-similarity)
+    return score.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+
+
+def ranked_sequence(ranking: Tensor, groups: Tensor) -> Tensor:
+    """Member 0 of every group in rank order, then member 1 and so on: (B, H, G) -> (B, H, L) slots, int32."""
+    return groups[ranking].transpose(-1, -2).flatten(-2)
+
+
+def group_rank_tokens(ranking: Tensor, num_keep: int) -> Tensor:
+    """The tokens with the lowest mean rank over heads (routing ``group-rank``).
+
+    Args:
+        ranking: (B, H, G) ranking of a Z-ordered global block.
+        num_keep: how many tokens to keep.
+
+    Returns:
+        (B, num_keep) int32 stream positions, in order of rank.
+    """
+    places = torch.arange(ranking.shape[2], dtype=torch.int32, device=ranking.device).expand_as(ranking)
+    place = torch.zeros_like(ranking).scatter(2, ranking.long(), places)
+    mean_place = 4 * place.float().mean(1)
+    position = (mean_place.unsqueeze(2) + torch.arange(4, device=ranking.device)).flatten(1)
+    return position.argsort(dim=1, stable=True)[:, :num_keep].to(torch.int32)

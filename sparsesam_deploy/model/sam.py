@@ -1,0 +1,66 @@
+"""The original Segment Anything network, built from a `SamConfig` instead of from one of three hard-wired names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+
+from .config import GRID_SIZE, IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, WINDOW_SIZE, SamConfig
+from .mask_decoder_hq import MaskDecoderHQ
+
+
+def build_sam(config: SamConfig) -> Sam:
+    """Build the network of ``config`` as ``segment_anything.build_sam`` would, without weights.
+
+    Its parameters live on the meta device: they have names, shapes and dtypes, and take no memory.
+    """
+    decoder = partial(MaskDecoderHQ, vit_dim=config.embed_dim) if config.hq else MaskDecoder
+    with torch.device("meta"):
+        sam = Sam(
+            image_encoder=ImageEncoderViT(
+                img_size=IMAGE_SIZE,
+                patch_size=PATCH_SIZE,
+                embed_dim=config.embed_dim,
+                depth=config.depth,
+                num_heads=config.num_heads,
+                out_chans=OUT_CHANNELS,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=WINDOW_SIZE,
+                global_attn_indexes=config.global_blocks,
+            ),
+            prompt_encoder=PromptEncoder(
+                embed_dim=OUT_CHANNELS,
+                image_embedding_size=(GRID_SIZE, GRID_SIZE),
+                input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+                mask_in_chans=16,
+            ),
+            mask_decoder=decoder(
+                transformer_dim=OUT_CHANNELS,
+                transformer=TwoWayTransformer(
+                    depth=2, embedding_dim=OUT_CHANNELS, mlp_dim=config.decoder_mlp_dim, num_heads=8
+                ),
+            ),
+        )
+    return sam.eval().requires_grad_(False)
+
+
+def sam_from_tensors(config: SamConfig, tensors: Mapping[str, Tensor]) -> Sam:
+    """Build the network of ``config`` around ``tensors``, which become its parameters without being copied.
+
+    Args:
+        tensors: exactly the state dict of `build_sam`, by name, fp32 on the CPU.
+
+    Returns:
+        The model in eval mode; no parameter requires a gradient.
+    """
+    sam = build_sam(config)
+    sam.load_state_dict(tensors, strict=True, assign=True)
+    # The only buffers that no state dict holds, so they are still on the meta device.
+    sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
+    sam.pixel_std = torch.tensor(PIXEL_STD).view(3, 1, 1)
+    return sam

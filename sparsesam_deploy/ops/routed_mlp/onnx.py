@@ -1,0 +1,169 @@
+"""``RoutedMlpPack*`` and ``RoutedMlpUnpack`` nodes and their portable bodies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import torch
+from onnx import AttributeProto, TensorProto
+from torch import Tensor
+
+from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
+
+PACK_ATTRIBUTES = ("epsilon", "num_groups")
+GROUP = 4
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What distinguishes one pack node type from another."""
+
+    selection: str
+    share: bool
+
+    @property
+    def node_type(self) -> str:
+        return "RoutedMlpPack" + ("Share" if self.share else "Skip") + self.selection.capitalize()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        tables = {"variance": (), "sobel": ("perm", "inv_perm"), "given": ("keep_indices",)}
+        return ("x", "weight", "bias", *tables[self.selection])
+
+
+PACKS = (Pack("variance", True), Pack("sobel", True), Pack("sobel", False), Pack("given", False))
+UNPACK = "RoutedMlpUnpack"
+UNPACK_INPUTS = ("x", "update", "row_of_token")
+
+
+def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route) -> tuple[Tensor, Tensor]:
+    """Emit the pack node for ``route`` into the graph being exported; arguments as in ``routed_mlp_pack``."""
+    from .reference import num_packed_rows
+
+    pack = Pack(route.selection, route.share)
+    values = {**vars(route), "x": x, "weight": weight, "bias": bias}
+    rows = num_packed_rows(x.shape[1], route.selection, route.share, route.num_groups, route.keep_indices)
+    return torch.onnx.ops.symbolic_multi_out(
+        f"sparsesam::{pack.node_type}",
+        tuple(values[name] for name in pack.inputs),
+        attrs={"epsilon": epsilon, "num_groups": route.num_groups, **PLUGIN_ATTRIBUTES},
+        dtypes=(x.dtype, torch.int32),
+        shapes=((x.shape[0], rows, x.shape[2]), (x.shape[0], x.shape[1])),
+        version=1,
+    )
+
+
+def symbolic_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
+    """Emit the unpack node into the graph being exported; arguments as in ``routed_mlp_unpack``."""
+    return torch.onnx.ops.symbolic(
+        f"sparsesam::{UNPACK}", (x, update, row_of_token), attrs=PLUGIN_ATTRIBUTES, dtype=x.dtype, shape=x.shape, version=1
+    )
+
+
+def function_bodies() -> list[onnx.FunctionProto]:
+    """The portable body of every routed-MLP node type."""
+    return [*(_PackBody(pack).function() for pack in PACKS), _unpack_body()]
+
+
+def _unpack_body() -> onnx.FunctionProto:
+    f = FunctionBody(UNPACK)
+    inputs = tuple(f"{UNPACK}_{name}" for name in UNPACK_INPUTS)
+    x, update, row_of_token = inputs
+    num_rows = f.CastLike(f.Shape(update, start=1, end=2), row_of_token)
+    last = f.Sub(num_rows, f.CastLike(f.ints(1), row_of_token))
+    row = f.Cast(f.Unsqueeze(f.Min(row_of_token, last), f.ints(2)), to=TensorProto.INT64)
+    received = f.Unsqueeze(f.Less(row_of_token, num_rows), f.ints(2))
+    updates = f.Where(received, f.GatherND(update, row, batch_dims=1), f.CastLike(f.float(0.0), update))
+    return f.build(inputs, [f.Add(x, updates)], ())
+
+
+class _PackBody:
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self.f = FunctionBody(pack.node_type)
+        self.inputs = tuple(f"{pack.node_type}_{name}" for name in pack.inputs)
+        self.input = dict(zip(pack.inputs, self.inputs, strict=True))
+
+    def function(self) -> onnx.FunctionProto:
+        x32 = self.f.Cast(self.input["x"], to=TensorProto.FLOAT)
+        y = self.normalised(x32)
+        rows, row_of_token = self.given(y) if self.pack.selection == "given" else self.by_group(x32, y)
+        results = [self.f.CastLike(rows, self.input["x"]), self.f.Cast(row_of_token, to=TensorProto.INT32)]
+        return self.f.build(self.inputs, results, PACK_ATTRIBUTES)
+
+    def normalised(self, x32: str) -> str:
+        f = self.f
+        weight, bias = (f.Cast(self.input[name], to=TensorProto.FLOAT) for name in ("weight", "bias"))
+        y = f.LayerNormalization(x32, weight, bias, axis=-1)
+        f.nodes[-1].attribute.append(AttributeProto(name="epsilon", ref_attr_name="epsilon", type=AttributeProto.FLOAT))
+        return y
+
+    def given(self, y: str) -> tuple[str, str]:
+        f, keep = self.f, self.input["keep_indices"]
+        batch, num_tokens = f.Shape(y, start=0, end=1), f.Shape(y, start=1, end=2)
+        num_keep = f.Shape(keep, start=1, end=2)
+        keep = f.Cast(f.Expand(keep, f.Concat(batch, f.ints(1), axis=0)), to=TensorProto.INT64)
+        rows = f.GatherND(y, f.Unsqueeze(keep, f.ints(2)), batch_dims=1)
+        nothing = f.Expand(num_keep, f.Concat(batch, num_tokens, axis=0))
+        return rows, f.ScatterElements(nothing, keep, self.count_up(keep), axis=1)
+
+    def by_group(self, x32: str, y: str) -> tuple[str, str]:
+        """Detailed groups first, best score first; then one mean row for each flat group, or nothing."""
+        f = self.f
+        groups = f.Reshape(y, f.concat_shape(0, -1, GROUP, f.Shape(y, start=2)))
+        mean = f.ReduceMean(groups, f.ints(2), keepdims=1)
+        score = self.variance(groups, mean) if self.pack.selection == "variance" else self.sobel(x32)
+        num_all = f.Shape(score, start=1)
+        _, order = f.TopK(score, num_all, axis=1, outputs=2)
+        rank = f.ScatterElements(order, order, self.count_up(order), axis=1)
+        num_groups = f.Reshape(f.attribute("num_groups", int), f.ints(1))
+        num_full = f.Mul(num_groups, f.ints(GROUP))
+        rows = self.rows_of(groups, f.Slice(order, f.ints(0), num_groups, f.ints(1)))
+        other = num_full
+        if self.pack.share:
+            rows = f.Concat(rows, self.rows_of(mean, f.Slice(order, num_groups, num_all, f.ints(1))), axis=1)
+            other = f.Add(f.Unsqueeze(rank, f.ints(2)), f.Sub(num_full, num_groups))
+        rank = f.Unsqueeze(rank, f.ints(2))
+        own = f.Add(f.Mul(rank, f.ints(GROUP)), f.ints(*range(GROUP)))
+        row_of_token = f.Where(f.Less(rank, num_groups), own, other)
+        return rows, f.Reshape(row_of_token, f.ints(0, -1))
+
+    def rows_of(self, groups: str, chosen: str) -> str:
+        """(B, G, r, C) groups and (B, n) indices -> (B, n * r, C)."""
+        f = self.f
+        rows = f.GatherND(groups, f.Unsqueeze(chosen, f.ints(2)), batch_dims=1)
+        return f.Reshape(rows, f.concat_shape(0, -1, f.Shape(groups, start=3)))
+
+    def count_up(self, like: str) -> str:
+        """0, 1, 2, ... along axis 1, in the shape of ``like`` (B, n)."""
+        f = self.f
+        count = f.Squeeze(f.Shape(like, start=1, end=2))
+        steps = f.Range(f.Constant(value_int=0), count, f.Constant(value_int=1))
+        return f.Expand(steps, f.Shape(like))
+
+    def variance(self, groups: str, mean: str) -> str:
+        f = self.f
+        deviation = f.Sub(groups, mean)
+        return f.ReduceSum(f.Mul(deviation, deviation), f.ints(2, 3), keepdims=0)
+
+    def sobel(self, x32: str) -> str:
+        """Root mean square gradient of the grid, averaged over each group: written out, since TF32 would blur a Conv."""
+        f = self.f
+        image = f.Gather(x32, self.input["inv_perm"], axis=1)
+        size = f.Cast(f.Sqrt(f.Cast(f.Shape(x32, start=1, end=2), to=TensorProto.FLOAT)), to=TensorProto.INT64)
+        image = f.Reshape(image, f.concat_shape(0, size, size, f.Shape(x32, start=2)))
+        image = f.Pad(image, f.ints(0, 1, 1, 0, 0, 1, 1, 0))
+
+        def part(x: str, axis: int, start: int, end: int) -> str:
+            return f.Slice(x, f.ints(start), f.ints(end), f.ints(axis))
+
+        def gradient(smooth_axis: int, axis: int) -> str:
+            first, middle, last = (part(image, smooth_axis, s, e) for s, e in ((0, -2), (1, -1), (2, 1 << 30)))
+            smooth = f.Add(f.Add(first, last), f.Mul(middle, f.float(2.0)))
+            difference = f.Sub(part(smooth, axis, 2, 1 << 30), part(smooth, axis, 0, -2))
+            return f.Mul(difference, difference)
+
+        energy = f.Sqrt(f.ReduceMean(f.Add(gradient(1, 2), gradient(2, 1)), f.ints(3), keepdims=0))
+        by_token = f.Gather(f.Reshape(energy, f.ints(0, -1)), self.input["perm"], axis=1)
+        return f.ReduceMean(f.Reshape(by_token, f.ints(0, -1, GROUP)), f.ints(2), keepdims=0)

@@ -1,0 +1,152 @@
+"""``sparsesam::routed_mlp_pack`` and ``routed_mlp_unpack`` in plain torch (algorithm.md section 4).
+
+The cut leaves fc1, GELU and fc2 outside, where TensorRT keeps its own matrix products: pack makes the
+``mlp_density * N`` rows that go through them, unpack gives each row's update to its token or to its four tokens.
+``row_of_token`` is the only thing that passes between the two; nothing is ever scattered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .onnx import symbolic_pack, symbolic_unpack
+
+GROUP = 4
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one routed MLP chooses its rows.
+
+    Attributes:
+        selection: ``variance`` or ``sobel`` rank the 2x2 groups of this block's tokens; ``given`` takes
+            ``keep_indices``.
+        share: whether unselected groups share one mean row each (else they are passed through).
+        num_groups: groups computed in full, for ``variance`` and ``sobel``.
+        perm, inv_perm: (N,) raster index of each token and its inverse, for ``sobel``.
+        keep_indices: (B or 1, num_keep) tokens to compute, for ``given``.
+    """
+
+    selection: Literal["variance", "sobel", "given"]
+    share: bool
+    num_groups: int = 0
+    perm: Tensor | None = None
+    inv_perm: Tensor | None = None
+    keep_indices: Tensor | None = None
+
+
+def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
+    """Normalise, score, select and pack the rows that go through the MLP.
+
+    Args:
+        x: (B, N, C) residual stream in Z-order, so that a 2x2 group is four consecutive rows; any float dtype.
+        weight, bias, epsilon: norm2; its statistics are float32.
+        route: how rows are chosen.
+
+    Returns:
+        rows (B, R, C) in the dtype of ``x``: the selected tokens of norm2(x), then (``share``) one mean row for each
+        other group; row_of_token (B, N) int32: the row whose update each token receives, R for none.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return symbolic_pack(x, weight, bias, epsilon, route)
+    tables = (route.perm, route.inv_perm, route.keep_indices)
+    return torch.ops.sparsesam.routed_mlp_pack(x, weight, bias, *tables, epsilon, route.selection, route.share, route.num_groups)
+
+
+def routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
+    """Add to each token the update of its row: (B, N, C), (B, R, C), (B, N) int32 -> (B, N, C) in the dtype of ``x``."""
+    if torch.onnx.is_in_onnx_export():
+        return symbolic_unpack(x, update, row_of_token)
+    return torch.ops.sparsesam.routed_mlp_unpack(x, update, row_of_token)
+
+
+def sobel_energy(x: Tensor, inv_perm: Tensor) -> Tensor:
+    """Gradient magnitude of token features (SparseSAM eq. 1): (B, N, C) Z-ordered -> (B, N) in raster order.
+
+    3x3 Sobel with zero padding, root mean square over channels, float32.
+    """
+    grid = int(inv_perm.numel() ** 0.5)
+    image = x.float()[:, inv_perm].transpose(1, 2).unflatten(2, (grid, grid))
+    across = F.pad(image, (1, 1, 1, 1))
+    smooth_rows = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    smooth_cols = across[..., :-2] + 2 * across[..., 1:-1] + across[..., 2:]
+    grad_x = smooth_rows[..., 2:] - smooth_rows[..., :-2]
+    grad_y = smooth_cols[..., 2:, :] - smooth_cols[..., :-2, :]
+    return (grad_x.square() + grad_y.square()).mean(1).sqrt().flatten(1)
+
+
+@torch.library.custom_op("sparsesam::routed_mlp_pack", mutates_args=())
+def _routed_mlp_pack(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    perm: Tensor | None,
+    inv_perm: Tensor | None,
+    keep_indices: Tensor | None,
+    epsilon: float,
+    selection: str,
+    share: bool,
+    num_groups: int,
+) -> tuple[Tensor, Tensor]:
+    batch, num_tokens, channels = x.shape
+    y = F.layer_norm(x.float(), (channels,), weight.float(), bias.float(), epsilon)
+    if selection == "given":
+        kept = keep_indices.long().expand(batch, -1)
+        row_of_token = torch.full((batch, num_tokens), kept.shape[1], dtype=torch.int32, device=x.device)
+        rank = torch.arange(kept.shape[1], dtype=torch.int32, device=x.device).expand(batch, -1)
+        rows = y.gather(1, kept.unsqueeze(2).expand(-1, -1, channels))
+        return rows.to(x.dtype), row_of_token.scatter(1, kept, rank)
+
+    groups = y.view(batch, -1, GROUP, channels)
+    mean = groups.mean(2)
+    if selection == "variance":
+        score = (groups - mean.unsqueeze(2)).square().sum((2, 3))
+    else:
+        score = sobel_energy(x, inv_perm)[:, perm].view(batch, -1, GROUP).mean(2)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=x.device).expand_as(order))
+    selected = order[:, :num_groups, None, None].expand(-1, -1, GROUP, channels)
+    rows = groups.gather(1, selected).flatten(1, 2)
+    num_full = GROUP * num_groups
+    if share:
+        flat = order[:, num_groups:, None].expand(-1, -1, channels)
+        rows = torch.cat((rows, mean.gather(1, flat)), 1)
+        other = (num_full + rank - num_groups).unsqueeze(2)
+    else:
+        other = torch.full_like(rank, num_full).unsqueeze(2)
+    member = torch.arange(GROUP, device=x.device)
+    row_of_token = torch.where(rank.unsqueeze(2) < num_groups, GROUP * rank.unsqueeze(2) + member, other)
+    return rows.to(x.dtype), row_of_token.flatten(1).to(torch.int32)
+
+
+@_routed_mlp_pack.register_fake
+def _(x, weight, bias, perm, inv_perm, keep_indices, epsilon, selection, share, num_groups):
+    batch, num_tokens, channels = x.shape
+    return (
+        x.new_empty(batch, num_packed_rows(num_tokens, selection, share, num_groups, keep_indices), channels),
+        x.new_empty(batch, num_tokens, dtype=torch.int32),
+    )
+
+
+def num_packed_rows(num_tokens: int, selection: str, share: bool, num_groups: int, keep_indices: Tensor | None) -> int:
+    """R: how many rows of ``num_tokens`` go through fc1 and fc2."""
+    if selection == "given":
+        return keep_indices.shape[1]
+    return GROUP * num_groups + (num_tokens // GROUP - num_groups if share else 0)
+
+
+@torch.library.custom_op("sparsesam::routed_mlp_unpack", mutates_args=())
+def _routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
+    index = row_of_token.long().unsqueeze(2).expand_as(x)
+    nothing = update.new_zeros(update.shape[0], 1, update.shape[2])
+    return x + torch.cat((update, nothing), 1).gather(1, index)
+
+
+@_routed_mlp_unpack.register_fake
+def _(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
+    return torch.empty_like(x)

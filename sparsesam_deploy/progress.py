@@ -1,0 +1,79 @@
+"""Wall time and peak memory of each stage, shown while it runs and kept for reports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+Advance = Callable[[float, str], None]
+"""Report progress of the running stage: a share in [0, 1] and a few words."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One finished stage: ``seconds`` of wall time, ``peak_mib`` of resident memory of this process while it ran."""
+
+    name: str
+    seconds: float
+    peak_mib: int
+
+
+class Stages:
+    """Runs named stages one after another, with a live line on ``console`` and a record of each."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.records: list[StageRecord] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[Advance]:
+        start = time.perf_counter()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+        with (
+            _PeakMemory() as memory,
+            Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress,
+        ):
+            task = progress.add_task(name, total=None)
+
+            def advance(share: float, words: str = "") -> None:
+                progress.update(task, total=1.0, completed=share, description=f"{name} {words}".strip())
+
+            yield advance
+        record = StageRecord(name, round(time.perf_counter() - start, 2), memory.peak_mib)
+        self.records.append(record)
+        self.console.print(f"[green]done[/] {name:<34} {record.seconds:7.1f} s  {record.peak_mib:6d} MiB peak", highlight=False)
+
+    def as_dicts(self) -> list[dict]:
+        """The records as plain data, for JSON."""
+        return [asdict(record) for record in self.records]
+
+
+class _PeakMemory:
+    """Samples this process's resident memory twenty times a second."""
+
+    def __enter__(self) -> _PeakMemory:
+        self._process, self._stop, self._peak = psutil.Process(), threading.Event(), 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, self._process.memory_info().rss)
+            if self._stop.wait(0.05):
+                return
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def peak_mib(self) -> int:
+        return self._peak >> 20
