@@ -57,7 +57,7 @@ def audit_network(network: Any, asked: GraphFacts, plugins: bool) -> AuditReport
         dtype=asked.dtype,
         layers=dict(sorted(Counter(layer.type.name for layer in layers).items())),
         precision={kind: dict(counts) for kind, counts in precision.items()},
-        fp32_islands=tuple(layer.name for layer in products if _is_island(layer, asked)),
+        fp32_islands=tuple(_label(layer) for layer in products if _is_island(layer, asked)),
         custom_nodes=custom_nodes,
         findings=(
             *_tensor_findings("input", inputs, asked.inputs),
@@ -68,10 +68,15 @@ def audit_network(network: Any, asked: GraphFacts, plugins: bool) -> AuditReport
     )
 
 
-def onnx_node(layer: Any) -> str:
-    """The ONNX node a layer stands for: the parser notes it as ``[ONNX Layer: <name> | <caller> ...]``."""
-    note = re.match(r"\[ONNX Layer: (.*?)(?: \| .*)?]$", layer.metadata)
-    return note.group(1) if note else layer.name
+def _note(layer: Any) -> list[str]:
+    """The ONNX node a layer stands for and the nodes whose functions it lies in, innermost first, as the parser noted
+    them: ``[ONNX Layer: <node> | <caller> (<function>) ...]``."""
+    note = re.fullmatch(r"\[ONNX Layer: (.*)]", layer.metadata)
+    return note.group(1).split(" | ") if note else [layer.name]
+
+
+def _label(layer: Any) -> str:
+    return " in ".join(_note(layer))
 
 
 def _float_types(layer: Any) -> set[str]:
@@ -82,21 +87,18 @@ def _float_types(layer: Any) -> set[str]:
 
 def _is_island(layer: Any, asked: GraphFacts) -> bool:
     in_fp32 = _float_types(layer) == {"FLOAT"} and asked.dtype != "fp32"
-    return in_fp32 and onnx_node(layer) in asked.cast_products
+    return in_fp32 and _note(layer)[0] in asked.cast_products
 
 
 def _precision_finding(layer: Any, asked: GraphFacts) -> str | None:
-    types, node = _float_types(layer), onnx_node(layer)
-    wanted = TENSORRT_DTYPE[asked.dtype]
-    in_graph = asked.products.get(node, wanted)
-    if types == {in_graph} and (in_graph == wanted or _is_island(layer, asked)):
-        return None
-    built = " and ".join(sorted(types))
+    types, wanted = _float_types(layer), TENSORRT_DTYPE[asked.dtype]
+    in_graph = asked.products.get(_note(layer)[0], wanted)
+    computes = f"{_label(layer)} ({layer.type.name}) computes in {' and '.join(sorted(types))}"
     if types != {in_graph}:
-        return f"{layer.name} ({layer.type.name}) computes in {built}, but the graph asks for {in_graph}"
-    return (
-        f"{layer.name} ({layer.type.name}) computes in {built}, but {asked.dtype} was asked for and no Cast leads there"
-    )
+        return f"{computes}, but the graph asks for {in_graph}"
+    if in_graph != wanted and not _is_island(layer, asked):
+        return f"{computes}, but {asked.dtype} was asked for and no Cast leads there"
+    return None
 
 
 def _tensor_findings(kind: str, built: list[Any], asked: tuple[TensorFacts, ...]) -> Iterator[str]:
@@ -114,7 +116,7 @@ def _tensor_findings(kind: str, built: list[Any], asked: tuple[TensorFacts, ...]
 
 
 def _custom_nodes(layers: list[Any], asked: GraphFacts) -> dict[str, Realisation]:
-    plugins = {onnx_node(layer) for layer in layers if layer.type.name in PLUGIN_LAYERS}
+    plugins = {_note(layer)[0] for layer in layers if layer.type.name in PLUGIN_LAYERS}
     return {node.name: "plugin" if node.name in plugins else "function body" for node in asked.custom_nodes}
 
 

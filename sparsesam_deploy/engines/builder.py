@@ -202,21 +202,20 @@ class _Build:
         return (cuda_devices()[0].compute_capability,)
 
     def _add_profile(self, config: Any) -> None:
-        batch, dynamic = self.options.batch, False
+        sizes, dynamic = self.options.batch, False
         profile = self.builder.create_optimization_profile()
         for tensor in self.facts.inputs:
-            first, *rest = tensor.shape
+            batch, rest = tensor.shape[:1], tensor.shape[1:]
             if -1 in rest:
                 raise InvalidInput(f"input {tensor.name} of {self.onnx_path} is dynamic beyond its batch; {_REEXPORT}.")
-            if first != -1 and batch != (first,) * 3:
-                given, fixed = (",".join(map(str, sizes)) for sizes in (batch, (first,) * 3))
-                raise InvalidInput(
-                    f"batch {given} does not fit {self.onnx_path}, whose batch is fixed; give {fixed} or export it with "
-                    "a dynamic batch."
-                )
-            if first == -1:
+            if batch == (-1,):
                 dynamic = True
-                profile.set_shape(tensor.name, *((size, *rest) for size in batch))
+                profile.set_shape(tensor.name, *((size, *rest) for size in sizes))
+            elif batch and sizes != batch * 3:
+                asked, fixed = (",".join(map(str, numbers)) for numbers in (sizes, batch * 3))
+                raise InvalidInput(
+                    f"batch {asked} is not the fixed one of {self.onnx_path}; give {fixed} or export a dynamic batch."
+                )
         if dynamic:
             config.add_optimization_profile(profile)
 

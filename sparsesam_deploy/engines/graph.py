@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import TensorProto, inliner, shape_inference
 
 from ..errors import InvalidInput
 from ..ops.function_body import DOMAIN
@@ -145,7 +145,7 @@ def _custom_node(node: onnx.NodeProto) -> CustomNode:
 def _products(model: onnx.ModelProto) -> tuple[dict[str, str], frozenset[str]]:
     """Data type of each product by node name, and the names of those that compute in float32 because of a Cast."""
     names = list(_expanded_names(model.graph.node, {(f.domain, f.name): f for f in model.functions}))
-    graph = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model)).graph
+    graph = shape_inference.infer_shapes(inliner.inline_local_functions(model)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     decided = {value.name: False for value in graph.input} | {tensor.name: True for tensor in graph.initializer}

@@ -162,17 +162,17 @@ class EngineManifest(_Record):
         Raises:
             CheckFailed: the first mismatch, with the command that mends it.
         """
-        rebuild = f"rebuild with `sparsesam-export build --output {folder}`"
+        engine, rebuild = folder / self.engine.name, f"rebuild with `sparsesam-export build --output {folder}`"
         if builder_version is not None and builder_version != self.builder_version:
             raise CheckFailed(
-                f"{folder / self.engine.name} was built by {self.builder} {self.builder_version}, but {builder_version} is "
-                f"installed; {rebuild} or `pip install {self.builder}=={self.builder_version}`."
+                f"{engine} was built by {self.builder} {self.builder_version}, but {builder_version} is installed; "
+                f"{rebuild} or `pip install {self.builder}=={self.builder_version}`."
             )
         if compute_capability is not None and compute_capability not in self.compute_capabilities:
             built_for = ", ".join(self.compute_capabilities)
             raise CheckFailed(
-                f"{folder / self.engine.name} was built for {built_for}, but this GPU is {compute_capability}; "
-                f"{rebuild} --builder tensorrt on this machine."
+                f"{engine} was built for {built_for}, but this GPU is {compute_capability}; rebuild here with "
+                f"`sparsesam-export build --builder tensorrt --output {folder}`."
             )
         for library, sha256 in {plugin.library: plugin.sha256 for plugin in self.plugins}.items():
             self._check_library(folder / library, sha256, rebuild)

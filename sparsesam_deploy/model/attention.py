@@ -111,7 +111,8 @@ class SparseAttention(nn.Module):
             keys = qkv.chunk(3, dim=2)[1]
             if self.windowed:
                 padding = self.qkv.bias.chunk(3)[1].expand(keys.shape[0], 1, -1)
-                keys = torch.cat((keys, padding), 1)[:, self.members].flatten(0, 1)
+                keys = torch.cat((keys, padding), 1).index_select(1, self.members.flatten())
+                keys = keys.unflatten(1, tuple(self.members.shape)).flatten(0, 1)
             keys = keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             state.rankings[self.windowed] = rank_groups(keys, self.groups)
         return state.rankings[self.windowed]

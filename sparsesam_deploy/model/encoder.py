@@ -84,8 +84,8 @@ class SparseSamEncoder(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, 3, 1024, 1024), normalised -> the Z-ordered stream (B, 4096, C)."""
-        tokens = self.patch_embed(image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
-        return tokens[:, self.perm]
+        tokens = _conv(self.patch_embed, image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
+        return tokens.index_select(1, self.perm)
 
     def streams(self, image: Tensor) -> Iterator[Tensor]:
         """The stream after the embedding and after each block: depth + 1 tensors (B, 4096, C) in Z-order."""
@@ -102,7 +102,7 @@ class SparseSamEncoder(nn.Module):
 
     def to_grid(self, stream: Tensor) -> Tensor:
         """Z-ordered stream (B, 4096, C) -> raster grid (B, 64, 64, C)."""
-        return stream[:, self.inv_perm].unflatten(1, (GRID_SIZE, GRID_SIZE))
+        return stream.index_select(1, self.inv_perm).unflatten(1, (GRID_SIZE, GRID_SIZE))
 
     def block_outputs(self, image: Tensor) -> list[Tensor]:
         """Output of every block: depth tensors (B, 4096, C), Z-ordered; ``perm[i]`` is the raster index of row i."""
@@ -140,8 +140,16 @@ class Neck(nn.Module):
         """(B, H, W, C) -> (B, 256, H, W)."""
         x = self.norm1(F.linear(grid, self.conv1.weight.flatten(1)))
         # Contiguous because torch's CPU convolution is six times less exact on channels-last memory.
-        x = self.norm2(self.conv2(x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1))
+        x = self.norm2(_conv(self.conv2, x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1))
         return x.permute(0, 3, 1, 2)
+
+
+def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution, in float32 for bfloat16 tensors: Conv of opset 20 does not take them."""
+    if x.dtype != torch.bfloat16:
+        return conv(x)
+    bias = None if conv.bias is None else conv.bias.float()
+    return F.conv2d(x.float(), conv.weight.float(), bias, conv.stride, conv.padding).to(x.dtype)
 
 
 def _layer_norm(norm: LayerNorm2d) -> nn.LayerNorm:

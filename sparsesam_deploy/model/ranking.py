@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ZSCORE_EPSILON = 1e-6
+MAX_TOP_K = 3840
+"""TensorRT's limit on k of a TopK layer."""
 
 
 def _zscore(x: Tensor) -> Tensor:
@@ -23,17 +25,18 @@ def rank_groups(keys: Tensor, groups: Tensor) -> Tensor:
     Returns:
         (B, H, G) int32 group indices, most informative first.
     """
-    members = keys.float()[:, :, groups.reshape(-1)].unflatten(2, tuple(groups.shape))
+    members = keys.float().index_select(2, groups.flatten()).unflatten(2, tuple(groups.shape))
     spread = members.std(3).mean(-1)
     unit = F.normalize(members.mean(3), dim=-1)
     similarity = ((unit * unit.sum(2, keepdim=True)).sum(-1) - (unit * unit).sum(-1)) / (groups.shape[0] - 1)
     score = _zscore(spread) + _zscore(-similarity)
-    return score.argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    return highest(score, groups.shape[0]).to(torch.int32)
 
 
 def ranked_sequence(ranking: Tensor, groups: Tensor) -> Tensor:
     """Member 0 of every group in rank order, then member 1 and so on: (B, H, G) -> (B, H, L) slots, int32."""
-    return groups[ranking].transpose(-1, -2).flatten(-2)
+    sequence = groups.index_select(0, ranking.flatten()).unflatten(0, tuple(ranking.shape))
+    return sequence.transpose(-1, -2).flatten(-2)
 
 
 def group_rank_tokens(ranking: Tensor, num_keep: int) -> Tensor:
@@ -44,10 +47,33 @@ def group_rank_tokens(ranking: Tensor, num_keep: int) -> Tensor:
         num_keep: how many tokens to keep.
 
     Returns:
-        (B, num_keep) int32 stream positions, in order of rank.
+        (B, num_keep) int32 stream positions.
     """
     places = torch.arange(ranking.shape[2], dtype=torch.int32, device=ranking.device).expand_as(ranking)
     place = torch.zeros_like(ranking).scatter(2, ranking.long(), places)
     mean_place = 4 * place.float().mean(1)
     position = (mean_place.unsqueeze(2) + torch.arange(4, device=ranking.device)).flatten(1)
-    return position.argsort(dim=1, stable=True)[:, :num_keep].to(torch.int32)
+    if num_keep <= MAX_TOP_K:
+        return highest(-position, num_keep).to(torch.int32)
+    return _all_but_highest(position, position.shape[1] - num_keep)
+
+
+def highest(score: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` highest scores along the last axis, best first, ties by lower index: int64."""
+    if torch.onnx.is_in_onnx_export():
+        return score.topk(count).indices  # ONNX defines the tie as we do; torch's own topk leaves it open
+    return score.argsort(dim=-1, descending=True, stable=True)[..., :count]
+
+
+def _all_but_highest(score: Tensor, count: int) -> Tensor:
+    """Indices of all but the ``count`` highest scores of (B, N), ascending, ties dropped from the end: int32.
+
+    A sort-free way to keep more than ``MAX_TOP_K``: mark what goes, count what stays.
+    """
+    last = score.shape[1] - 1
+    dropped = torch.zeros_like(score, dtype=torch.int32).scatter(1, last - highest(score.flip(1), count), 1)
+    rank_kept = (1 - dropped).cumsum(1) - 1
+    rank_dropped = score.shape[1] - count + dropped.cumsum(1) - 1
+    place = torch.where(dropped == 1, rank_dropped, rank_kept)
+    tokens = torch.arange(last + 1, dtype=torch.int32, device=score.device).expand(place.shape)
+    return torch.zeros_like(tokens).scatter(1, place, tokens)[:, : last + 1 - count]

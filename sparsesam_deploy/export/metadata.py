@@ -1,0 +1,107 @@
+"""What an exported file says about itself, and the digest that shows whether it was edited since.
+
+All keys start with ``sparsesam.``; values are strings, numbers and lists as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..errors import CheckFailed, InvalidInput
+from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD
+
+PREFIX = "sparsesam."
+DIGEST = PREFIX + "content_sha256"
+PREPROCESSING = {
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+    "pixel_mean": PIXEL_MEAN,
+    "pixel_std": PIXEL_STD,
+    "layout": "RGB, longest side resized to image_size, normalised, zero-padded right and below, NCHW",
+}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what took part in an export."""
+    names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "segment-anything")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def content_digest(model: onnx.ModelProto, folder: Path) -> str:
+    """SHA-256 over graph, functions, opsets and weights; not over metadata, so that it can be kept there.
+
+    Weights are hashed piece by piece: a ViT-H is never held twice. ``folder`` is where external data lies.
+    """
+    digest = hashlib.sha256()
+    for part in (*model.opset_import, *model.functions, *model.graph.input, *model.graph.output, *model.graph.node):
+        digest.update(part.SerializeToString(deterministic=True))
+    sidecars = set()
+    for weight in model.graph.initializer:
+        digest.update(f"{weight.name}:{weight.data_type}:{list(weight.dims)}".encode())
+        if weight.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in weight.external_data}
+            digest.update(json.dumps(entries, sort_keys=True).encode())
+            sidecars.add(entries["location"])
+        elif weight.HasField("raw_data"):
+            digest.update(weight.raw_data)
+        else:
+            digest.update(weight.SerializeToString(deterministic=True))
+    for name in sorted(sidecars):
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise InvalidInput(f"weights file {path} is missing; keep it beside its ONNX file or export again.")
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def set_metadata(model: onnx.ModelProto, values: dict[str, Any]) -> None:
+    """Add ``values`` under the project's prefix."""
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        model.metadata_props.add(key=PREFIX + key, value=text)
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """The project's metadata of a loaded file, JSON decoded, without the prefix; empty for foreign files."""
+    values = {}
+    for entry in model.metadata_props:
+        if entry.key.startswith(PREFIX):
+            try:
+                values[entry.key.removeprefix(PREFIX)] = json.loads(entry.value)
+            except ValueError:
+                values[entry.key.removeprefix(PREFIX)] = entry.value
+    return values
+
+
+def load_exported(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Open a file this project exported, without loading external weights.
+
+    Returns:
+        The model and its metadata.
+
+    Raises:
+        InvalidInput: no such file, not ONNX, or not exported by this project.
+        CheckFailed: the file was edited after the export.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"ONNX file {path} does not exist; make it with `sparsesam-export onnx`.")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise InvalidInput(f"{path} is not a readable ONNX file ({type(error).__name__}); export it again.") from error
+    metadata = read_metadata(model)
+    recorded = metadata.get("content_sha256")
+    if recorded is None:
+        raise InvalidInput(f"{path} was not exported by sparsesam-export (no sparsesam metadata); export the checkpoint again.")
+    if content_digest(model, path.parent) != recorded:
+        raise CheckFailed(f"{path} was edited after its export (content digest differs); export the checkpoint again.")
+    return model, metadata
