@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner, shape_inference
 
 from ..errors import InvalidInput
+from ..export.metadata import PREFIX
 from ..ops.function_body import DOMAIN
 
-DTYPE_KEY = "sparsesam.dtype"
+DTYPE_KEY = PREFIX + "dtype"
 TENSORRT_DTYPE = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 """``--dtype`` -> the name of TensorRT's ``DataType``."""
 

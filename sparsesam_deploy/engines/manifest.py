@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -25,8 +24,6 @@ FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
 """A name inside the manifest's folder: no path leads out of it."""
 Share = Annotated[float, Field(gt=0, le=1)]
 PerBlock = Share | tuple[Share, ...]
-
-_PACKAGES = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy")
 
 
 class _Record(BaseModel):
@@ -200,17 +197,6 @@ class _Version(BaseModel):
     """The one field every schema version has."""
 
     schema_version: int
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the installed packages an engine depends on, absent ones left out."""
-    installed: dict[str, Any] = {}
-    for name in _PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def _read(path: Path) -> bytes:

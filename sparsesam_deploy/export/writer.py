@@ -2,26 +2,126 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
-from ..errors import EnvironmentProblem
-from ..ops import function_body, routed_mlp, stripe_attention
+from ..errors import CheckFailed
+from ..ops.function_body import DOMAIN, OPSET
 from ..ops.routed_mlp.onnx import function_bodies as routed_mlp_bodies
 from ..ops.stripe_attention.onnx import function_bodies as stripe_attention_bodies
 from .metadata import DIGEST, content_digest, set_metadata
 
-OPSET = function_body.OPSET
-IR_VERSION = 10
-MAX_PROTO_BYTES = 2**31 - 2**20
-"""Above this, protobuf cannot hold the file and weights go to one file beside it."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+EXTERNAL_DATA_ABOVE = 2**31 - 2**24
+"""Bytes of weights above which they go to one file beside the graph; protobuf ends at 2 GiB, graph included."""
+
+
+def export_module(
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    metadata: dict[str, Any],
+    dynamic_shapes: dict[str, Any] | None = None,
+    inner_values: Sequence[str] = (),
+) -> None:
+    """Trace ``module``, attach the bodies of its custom nodes, write ``path`` and check it.
+
+    Args:
+        inputs: example arguments by name; the names become those of the graph's inputs.
+        outputs: names of the graph's outputs.
+        metadata: what the file says about itself (see ``metadata.py``).
+        dynamic_shapes: as for ``torch.export``.
+        inner_values: names for further results of ``module`` after ``outputs``: kept as names of inner values, so
+            that a verifier can look at them, but not as outputs.
+
+    Raises:
+        CheckFailed: onnx.checker refuses the result.
+    """
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=[*outputs, *inner_values],
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+    model = program.model
+    del model.graph.outputs[len(outputs) :]
+    _name_nodes(model.graph)
+    _attach_functions(model)
+    model.producer_name, model.graph.name = "sparsesam-deploy", path.stem
+    Sequential(
+        passes.DeduplicateInitializersPass(size_limit=1 << 16),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.ClearMetadataAndDocStringPass(),
+    )(model)
+    _save(model, path, metadata)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter narrates its internals on stdout and in warnings; failures still raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name every node after the module it came from, so that profiles and audits read as the model does."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = next((scope for scope in reversed(scopes[:-1]) if scope), "graph")
+        name = f"{module}.{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _attach_functions(model: ir.Model) -> None:
+    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    for body in (*stripe_attention_bodies(), *routed_mlp_bodies()):
+        if body.name in used:
+            function = ir.from_proto(body)
+            model.functions[function.identifier()] = function
+
+
+def _save(model: ir.Model, path: Path, metadata: dict[str, Any]) -> None:
+    weights = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value))
+    if weights > EXTERNAL_DATA_ABOVE:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        proto = onnx.load(path, load_external_data=False)
+    else:
+        proto = ir.to_proto(model)
+    set_metadata(proto, metadata)
+    proto.metadata_props.add(key=DIGEST, value=content_digest(proto, path.parent))
+    path.write_bytes(proto.SerializeToString())
+    del proto
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"onnx.checker refuses the exported {path.name}: {str(error).splitlines()[0]}.") from error

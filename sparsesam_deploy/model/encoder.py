@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
 from . import order
 from .attention import ImageState, SparseAttention
 from .config import GRID_SIZE, SamConfig, SparsityConfig
+from .layers import as_layer_norm, convolve
 from .mlp import DenseMlp, Gelu, RoutedMlp
 
 
@@ -61,7 +61,7 @@ class SparseSamEncoder(nn.Module):
         self, image_encoder: ImageEncoderViT, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu = "erf"
     ) -> None:
         super().__init__()
-        self.config, self.sparsity = config, sparsity
+        self.config, self.sparsity, self.gelu = config, sparsity, gelu
         self.patch_embed = image_encoder.patch_embed.proj
         self.pos_embed = image_encoder.pos_embed
         self.blocks = nn.ModuleList(
@@ -84,7 +84,7 @@ class SparseSamEncoder(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, 3, 1024, 1024), normalised -> the Z-ordered stream (B, 4096, C)."""
-        tokens = _conv(self.patch_embed, image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
+        tokens = convolve(self.patch_embed, image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
         return tokens.index_select(1, self.perm)
 
     def streams(self, image: Tensor) -> Iterator[Tensor]:
@@ -126,33 +126,16 @@ class SparseSamEncoder(nn.Module):
 
 
 class Neck(nn.Module):
-    """SAM's neck on a channels-last grid, where LayerNorm2d is an ordinary LayerNorm with float32 statistics.
-
-    Written out as mean and square, LayerNorm2d overflows in float16 (segment-anything issue 540).
-    """
+    """SAM's neck on a channels-last grid, where LayerNorm2d is an ordinary LayerNorm."""
 
     def __init__(self, neck: nn.Sequential) -> None:
         super().__init__()
         self.conv1, norm1, self.conv2, norm2 = neck
-        self.norm1, self.norm2 = _layer_norm(norm1), _layer_norm(norm2)
+        self.norm1, self.norm2 = as_layer_norm(norm1), as_layer_norm(norm2)
 
     def forward(self, grid: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, 256, H, W)."""
         x = self.norm1(F.linear(grid, self.conv1.weight.flatten(1)))
         # Contiguous because torch's CPU convolution is six times less exact on channels-last memory.
-        x = self.norm2(_conv(self.conv2, x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1))
+        x = self.norm2(convolve(self.conv2, x.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1))
         return x.permute(0, 3, 1, 2)
-
-
-def _conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution, in float32 for bfloat16 tensors: Conv of opset 20 does not take them."""
-    if x.dtype != torch.bfloat16:
-        return conv(x)
-    bias = None if conv.bias is None else conv.bias.float()
-    return F.conv2d(x.float(), conv.weight.float(), bias, conv.stride, conv.padding).to(x.dtype)
-
-
-def _layer_norm(norm: LayerNorm2d) -> nn.LayerNorm:
-    layer = nn.LayerNorm(norm.weight.numel(), eps=norm.eps, device="meta")
-    layer.weight, layer.bias = norm.weight, norm.bias
-    return layer

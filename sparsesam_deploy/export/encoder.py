@@ -1,0 +1,92 @@
+"""``encoder.onnx``: the sparse image encoder with its token order baked in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..model.checkpoint import LoadedSam
+from ..model.config import IMAGE_SIZE
+from ..model.encoder import SparseSamEncoder
+from ..model.layers import cast_copy
+from .metadata import PREPROCESSING, package_versions
+from .writer import DTYPES, export_module
+
+OUTPUT = "image_embeddings"
+HQ_OUTPUT = "interm_embeddings"
+
+
+def stream_names(depth: int) -> tuple[str, ...]:
+    """Names of the residual stream in the graph: after the embedding, then after each block."""
+    return ("stream_embedding", *(f"stream_block_{i:02d}" for i in range(depth)))
+
+
+def export_encoder(
+    encoder: SparseSamEncoder, loaded: LoadedSam, path: Path, dtype: str = "fp32", batch: tuple[int, int, int] = (1, 1, 1)
+) -> None:
+    """Write the encoder.
+
+    The input ``image`` (B, 3, 1024, 1024) and the output ``image_embeddings`` (B, 256, 64, 64) are float32 in every
+    precision; SAM-HQ adds ``interm_embeddings`` (num_global, B, 64, 64, C).
+
+    Args:
+        encoder: float32, from ``loaded``.
+        dtype: precision of weights and activations: fp32, fp16 or bf16.
+        batch: smallest, usual and largest batch; a dynamic axis unless all are equal.
+
+    Raises:
+        CheckFailed: onnx.checker refuses the result.
+    """
+    low, _, high = batch
+    dynamic = low != high
+    graph = _EncoderGraph(cast_copy(encoder, DTYPES[dtype]), DTYPES[dtype])
+    export_module(
+        graph,
+        {"image": torch.zeros(max(2, high) if dynamic else high, 3, IMAGE_SIZE, IMAGE_SIZE)},
+        (OUTPUT, HQ_OUTPUT) if encoder.config.hq else (OUTPUT,),
+        path,
+        encoder_metadata(encoder, loaded, dtype, batch),
+        {"image": {0: torch.export.Dim("batch")}} if dynamic else None,
+        stream_names(encoder.config.depth),
+    )
+
+
+def encoder_metadata(encoder: SparseSamEncoder, loaded: LoadedSam, dtype: str, batch: tuple[int, int, int]) -> dict:
+    """Everything that decides what the file computes, and where it came from."""
+    return {
+        "kind": "encoder",
+        **model_metadata(loaded, dtype),
+        **asdict(encoder.sparsity),
+        "diagonal": encoder.sparsity.with_diagonal,
+        "effective_density": encoder.effective_density,
+        "gelu": encoder.gelu,
+        "batch": batch,
+        "preprocessing": PREPROCESSING,
+    }
+
+
+def model_metadata(loaded: LoadedSam, dtype: str) -> dict:
+    """What encoder and decoder of one checkpoint have in common."""
+    return {
+        "family": loaded.config.family,
+        "model": asdict(loaded.config),
+        "checkpoint": {"source": loaded.source, "sha256": loaded.sha256},
+        "dtype": dtype,
+        "versions": package_versions(),
+    }
+
+
+class _EncoderGraph(nn.Module):
+    def __init__(self, encoder: SparseSamEncoder, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.dtype = encoder, dtype
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        streams = list(self.encoder.streams(image.to(self.dtype)))
+        outputs = [self.encoder.finish(streams[-1]).float()]
+        if self.encoder.config.hq:
+            outputs.append(self.encoder.interm_embeddings(streams[1:]).float())
+        return (*outputs, *streams)
