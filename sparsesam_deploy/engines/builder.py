@@ -62,10 +62,9 @@ def load_builder(name: BuilderName) -> ModuleType:
     try:
         trt = importlib.import_module(package.module)
     except Exception as error:  # the packages raise more than ImportError when a library of theirs does not load
-        reason = (
-            "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({plain(str(error))})"
-        )
-        raise EnvironmentProblem(f"{name} {reason}; {package.install}.") from error
+        absent = isinstance(error, ModuleNotFoundError)
+        problem = "is not installed" if absent else f"does not load ({plain(str(error))})"
+        raise EnvironmentProblem(f"{name} {problem}; {package.install}.") from error
     if tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < package.minimum:
         wanted = ".".join(map(str, package.minimum))
         raise EnvironmentProblem(f"{name} {trt.__version__} is older than {wanted}; {package.install}.")

@@ -157,7 +157,7 @@ def _products(model: onnx.ModelProto) -> tuple[dict[str, str], frozenset[str]]:
         decided |= dict.fromkeys(node.output, decision)
         if node.op_type in PRODUCTS and node.input[0] in types:
             products[name] = _data_type(types[node.input[0]])
-            if decision:
+            if decision and products[name] == "FLOAT":
                 cast_products.add(name)
     return products, frozenset(cast_products)
 

@@ -16,6 +16,8 @@ from ..progress import Advance
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
+_EXPECTED = "already exists, the output tensors of this new instance"
+"""RTX's parser warns of every second call of a function, whose nodes keep their names; nothing here queries them."""
 
 
 @dataclass
@@ -38,7 +40,7 @@ def plain(message: str) -> str:
     text = " ".join(" ".join(line for line in message.splitlines() if "catchCudaError" not in line).split())
     text = re.sub(r"\s*\(?\bIn \w+ at /\S+?:\d+", "", text)
     text = re.sub(r"^.*?Error Code \d+: [^(]*\((.*)\)$", r"\1", text)
-    text = re.sub(r"^\[[^]]*] |^Assertion failed: ", "", text).strip(" .")
+    text = re.sub(r"^\[[^]]*] |^\S+\.[ch]pp:\d+: |^Assertion failed: ", "", text).strip(" .")
     return text if len(text) <= 300 else text[:299] + "…"
 
 
@@ -56,7 +58,7 @@ def make_logger(trt: ModuleType, messages: Messages) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, level: Any, message: str) -> None:
-            if level in sinks and (text := plain(message)):
+            if level in sinks and (text := plain(message)) and _EXPECTED not in text:
                 sinks[level].append(text)
 
     return Logger()

@@ -1,0 +1,50 @@
+"""Figures that compare tensors and masks, each defined as its field defines it."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+BOUNDARY_RATIO = 0.02
+"""Width of the boundary band as a share of the image diagonal (Cheng et al., "Boundary IoU", arXiv 2103.16562)."""
+
+
+def relative_l2(actual: np.ndarray, expected: np.ndarray, base: np.ndarray | None = None) -> float:
+    """|actual - expected| / |expected - base|, Euclidean over all entries, in float64; ``base`` defaults to zero.
+
+    Not-a-number or infinite entries give infinity: they must never pass a threshold.
+    """
+    difference = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64))
+    size = np.linalg.norm(np.asarray(expected if base is None else np.subtract(expected, base, dtype=np.float64)))
+    ratio = difference / max(size, np.finfo(np.float64).tiny)
+    return float(ratio) if np.isfinite(ratio) else float("inf")
+
+
+def cosine(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Cosine similarity over all entries, in float64; -1 when not finite."""
+    a, b = (np.asarray(x, np.float64).ravel() for x in (actual, expected))
+    value = a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), np.finfo(np.float64).tiny)
+    return float(value) if np.isfinite(value) else -1.0
+
+
+def max_abs(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest absolute difference; infinity when not finite."""
+    value = np.abs(np.subtract(actual, expected, dtype=np.float64)).max()
+    return float(value) if np.isfinite(value) else float("inf")
+
+
+def mask_iou(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Intersection over union of two boolean masks; 1 when both are empty."""
+    union = np.logical_or(actual, expected).sum()
+    return float(np.logical_and(actual, expected).sum() / union) if union else 1.0
+
+
+def boundary_iou(actual: np.ndarray, expected: np.ndarray) -> float:
+    """IoU of the two masks' inner boundary bands, `BOUNDARY_RATIO` of the diagonal wide."""
+    return mask_iou(_boundary(actual), _boundary(expected))
+
+
+def _boundary(mask: np.ndarray) -> np.ndarray:
+    width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*mask.shape))))
+    inner = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=width, border_value=0)
+    return mask & ~inner

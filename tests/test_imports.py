@@ -1,0 +1,56 @@
+"""Every module imports on a machine that has none of the optional packages."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import sparsesam_deploy
+
+OPTIONAL = (
+    "tensorrt",
+    "tensorrt_rtx",
+    "polygraphy",
+    "triton",
+    "transformers",
+    "timm",
+    "segment_anything_hq",
+)
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(sparsesam_deploy.__path__, "sparsesam_deploy.")
+    if not module.name.endswith("__main__")
+)
+
+IMPORT_ALL = """
+import importlib, json, sys
+
+blocked, modules = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+
+# What Python does for a package that is not there: `import` raises, and `find_spec`, which torch asks, gives None.
+sys.modules.update(dict.fromkeys(blocked))
+failures = {}
+for module in modules:
+    try:
+        importlib.import_module(module)
+    except BaseException as error:
+        failures[module] = repr(error)
+print(json.dumps(failures))
+"""
+
+
+@pytest.fixture(scope="module")
+def failures() -> dict[str, str]:
+    """Why modules failed to import, by name; all in one process, because torch takes seconds to import."""
+    command = [sys.executable, "-c", IMPORT_ALL, json.dumps(OPTIONAL), json.dumps(MODULES)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_without_optional_packages(failures, module):
+    assert module not in failures, failures[module]
