@@ -10,40 +10,44 @@ import onnx
 import onnxruntime
 
 from ..export.metadata import load_exported
-from .bfloat16 import with_rounding_emulated
+from .precision import in_float32
+
+PROVIDER = "CPUExecutionProvider"
+"""The only provider used here: none is ever chosen behind the user's back."""
 
 
 class OnnxRunner:
-    """One session on the CPU provider, nothing else: no provider is ever chosen behind the user's back.
+    """One session on the CPU.
 
     Args:
         path: a file this project exported; its content digest is checked.
         inner_values: names of inner values to return beside the outputs.
+        float32: run a half-precision graph in float32 without its rounding (see ``precision.py``).
 
     Raises:
         InvalidInput, CheckFailed: see `load_exported`.
     """
 
-    provider = "CPUExecutionProvider"
-
-    def __init__(self, path: Path, inner_values: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
         model, self.metadata = load_exported(path)
-        outputs = [value.name for value in model.graph.output]
-        for name in inner_values:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self.kernels = f"ONNX Runtime {onnxruntime.__version__} {self.provider}"
-        if self.metadata["dtype"] == "bf16":
-            model = with_rounding_emulated(onnx.load(path), inner_values)
-            self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded to bfloat16"
+        self.names = [value.name for value in model.graph.output] + list(inner_values)
+        self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
+        if float32:
+            model = in_float32(onnx.load(path), inner_values, rounded=False)
+            self.kernels += ", in float32 without rounding"
+        elif self.metadata["dtype"] == "bf16":
+            model = in_float32(onnx.load(path), inner_values, rounded=True)
+            self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
+        else:
+            model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         source = model.SerializeToString()
         del model
-        self.session = onnxruntime.InferenceSession(source, options, providers=[self.provider])
-        self.names = [*outputs, *inner_values]
+        self.session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
 
-    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs and inner values by name; half-precision inner values come as float32."""
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs and inner values by name, all as float32."""
         results = self.session.run(self.names, inputs)
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, results, strict=True)}

@@ -87,9 +87,15 @@ def _state_dict(content: object, path: Path) -> Mapping[object, object]:
         content = inner
     names = [str(name) for name in content] if isinstance(content, Mapping) else []
     lookalike = next((what for mark, what in _LOOKALIKES if any(mark in name for name in names)), None)
-    holds = f"looks like {lookalike}" if lookalike else f"holds {_some(names)}" if names else "holds no tensors by name"
+    what = (
+        f"looks like {lookalike}"
+        if lookalike
+        else f"holds {_some(names, 'item')}"
+        if names
+        else "holds nothing by name"
+    )
     raise CheckpointError(
-        f"checkpoint {path} {holds}, and has no {PATCH_EMBED}; "
+        f"checkpoint {path} {what}, and has no {PATCH_EMBED}; "
         "give a Segment Anything checkpoint with a ViT encoder (SAM, SAM-HQ, or a fine-tune of them)."
     )
 
@@ -173,7 +179,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor],
             )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: list[str], noun: str = "tensor") -> str:
     """``7 tensors (first, second, third, ...)``."""
     more = ", ..." if len(names) > _SHOWN else ""
-    return f"{len(names)} tensor{'s' * (len(names) != 1)} ({', '.join(names[:_SHOWN])}{more})"
+    return f"{len(names)} {noun}{'s' * (len(names) != 1)} ({', '.join(names[:_SHOWN])}{more})"

@@ -33,12 +33,16 @@ class SparseBlock(nn.Module):
         # The routing of later blocks asks for this ranking even where the attention itself is not ranked.
         self.ranks_for_routing = sparsity.routing == "skip-group-rank" and index == min(config.global_blocks)
 
-    def forward(self, x: Tensor, state: ImageState) -> Tensor:
-        """(B, N, C) -> (B, N, C); reads and fills ``state``."""
+    def attend(self, x: Tensor, state: ImageState) -> Tensor:
+        """The attention half: (B, N, C) -> (B, N, C); reads and fills ``state``."""
         y = self.norm(x)
         if self.ranks_for_routing:
             self.attention.ranking(self.attention.qkv(y), state)
-        return self.mlp(x + self.attention(y, state), state)
+        return x + self.attention(y, state)
+
+    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+        """(B, N, C) -> (B, N, C); reads and fills ``state``."""
+        return self.mlp(self.attend(x, state), state)
 
 
 class SparseSamEncoder(nn.Module):

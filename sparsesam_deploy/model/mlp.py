@@ -63,10 +63,19 @@ class RoutedMlp(DenseMlp):
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table), persistent=False)
 
-    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+    def select(self, x: Tensor, state: ImageState) -> tuple[Tensor, Tensor]:
+        """The packed rows of norm2(x), (B, num_rows, C), and the row of each token, (B, N) int32 (`routed_mlp_pack`)."""
         tables = {name: getattr(self, name) for name in self.table_names}
         if self.by_group_rank:
             tables["keep_indices"] = group_rank_tokens(state.rankings[False], self.num_rows)
         route = Route(self.selection, self.share, self.num_groups, **tables)
-        rows, row_of_token = routed_mlp_pack(x, self.norm.weight, self.norm.bias, self.norm.eps, route)
+        return routed_mlp_pack(x, self.norm.weight, self.norm.bias, self.norm.eps, route)
+
+    def computed_in_full(self, x: Tensor, state: ImageState) -> Tensor:
+        """Which tokens have a row of their own: (B, N) bool."""
+        own_rows = self.num_groups * order.GROUP if self.share else self.num_rows
+        return self.select(x, state)[1] < own_rows
+
+    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+        rows, row_of_token = self.select(x, state)
         return routed_mlp_unpack(x, self.project(rows), row_of_token)

@@ -9,14 +9,15 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from .config import GRID_SIZE, IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, WINDOW_SIZE, SamConfig
+from .config import GRID_SIZE, IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, WINDOW_SIZE, SamConfig
 from .mask_decoder_hq import MaskDecoderHQ
 
 
 def build_sam(config: SamConfig) -> Sam:
     """Build the network of ``config`` as ``segment_anything.build_sam`` would, without weights.
 
-    Its parameters live on the meta device: they have names, shapes and dtypes, and take no memory.
+    Its parameters live on the meta device: they have names, shapes and dtypes, and take no memory. ``pixel_mean`` and
+    ``pixel_std``, which no state dict holds, are real: ``torch.Tensor`` ignores the device context.
     """
     decoder = partial(MaskDecoderHQ, vit_dim=config.embed_dim) if config.hq else MaskDecoder
     with torch.device("meta"):
@@ -60,7 +61,4 @@ def sam_from_tensors(config: SamConfig, tensors: Mapping[str, Tensor]) -> Sam:
     """
     sam = build_sam(config)
     sam.load_state_dict(tensors, strict=True, assign=True)
-    # The only buffers that no state dict holds, so they are still on the meta device.
-    sam.pixel_mean = torch.tensor(PIXEL_MEAN).view(3, 1, 1)
-    sam.pixel_std = torch.tensor(PIXEL_STD).view(3, 1, 1)
     return sam

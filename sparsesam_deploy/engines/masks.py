@@ -1,0 +1,89 @@
+"""From embeddings to masks through a real decoder, and how well two sets of masks agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from ..export.encoder import HQ_OUTPUT, OUTPUT
+from ..model.decoder import PADDING, Prompts, SamDecoder
+from ..model.image import Preprocessed, upscale_masks
+from .metrics import boundary_iou, mask_iou
+from .onnx_runner import OnnxRunner
+
+Decode = Callable[[dict[str, np.ndarray], Prompts], tuple[np.ndarray, np.ndarray]]
+"""Encoder outputs by name and N prompts -> (N, M, 256, 256) logits and (N, 4) predicted IoU."""
+
+
+class Agreement(BaseModel):
+    """IoU and boundary IoU of two sets of masks: means, and the worst prompt."""
+
+    mean_iou: float
+    min_iou: float
+    mean_boundary_iou: float
+    min_boundary_iou: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Masks (N, H, W) bool at the image's size, and which of SAM's masks each is."""
+
+    masks: np.ndarray
+    chosen: np.ndarray
+
+
+def torch_decode(decoder: SamDecoder) -> Decode:
+    """Decode with PyTorch."""
+
+    @torch.inference_mode()
+    def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
+        named = {name: torch.from_numpy(value) for name, value in outputs.items()}
+        masks, iou = decoder(named[OUTPUT], **prompts.tensors(), interm_embeddings=named.get(HQ_OUTPUT))
+        return masks.numpy(), iou.numpy()
+
+    return decode
+
+
+def onnx_decode(runner: OnnxRunner) -> Decode:
+    """Decode with ``decoder.onnx``."""
+
+    def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
+        results = runner.run({**outputs, **prompts.arrays()})
+        return results["low_res_masks"], results["iou_predictions"]
+
+    return decode
+
+
+def answer(
+    decode: Decode, outputs: dict[str, np.ndarray], prompts: Prompts, image: Preprocessed, chosen: np.ndarray | None = None
+) -> Answer:
+    """Segment as SAM does: the single mask for boxes, for points the one of three with the highest predicted IoU.
+
+    SAM-HQ's answer is the sum with its HQ mask. ``chosen`` fixes the choice, so that two answers are of the same mask.
+    """
+    logits, iou = decode(outputs, prompts)
+    if chosen is None:
+        by_point = (prompts.point_labels == PADDING).any(1)
+        chosen = np.where(by_point, 1 + iou[:, 1:4].argmax(1), 0)
+    picked = logits[np.arange(len(logits)), chosen]
+    if logits.shape[1] > 4:
+        picked = picked + logits[:, 4]
+    full = upscale_masks(torch.from_numpy(picked[:, None]), image.input_size, image.original_size)
+    return Answer((full[:, 0] > 0).numpy(), chosen)
+
+
+def agreement(actual: Answer, expected: Answer) -> Agreement:
+    """Compare prompt by prompt."""
+    pairs = list(zip(actual.masks, expected.masks, strict=True))
+    iou = [mask_iou(a, b) for a, b in pairs]
+    boundary = [boundary_iou(a, b) for a, b in pairs]
+    return Agreement(
+        mean_iou=float(np.mean(iou)),
+        min_iou=min(iou),
+        mean_boundary_iou=float(np.mean(boundary)),
+        min_boundary_iou=min(boundary),
+    )

@@ -1,0 +1,163 @@
+"""The parity report: as data, as a table for people, as JUnit XML for CI."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from .masks import Agreement
+from .parity import StageError, first_failure
+from .tolerance import GRAPH_TOLERANCE, TOLERANCES
+
+
+class EngineResult(BaseModel):
+    """What running the engine showed for one image; ``embedding_error`` is relative L2."""
+
+    embedding_error: float
+    cosine: float
+    parity: Agreement
+
+
+class ImageResult(BaseModel):
+    """One image: errors of the encoder, and agreement of the masks of ``prompts`` prompts.
+
+    ``parity`` compares ONNX with PyTorch, both sparse; ``cost`` sparse with dense, both PyTorch; ``total`` what is
+    shipped, sparse ONNX, with dense PyTorch.
+    """
+
+    image: str
+    prompts: int
+    stages: tuple[StageError, ...]
+    max_abs: float
+    relative_l2: float
+    cosine: float
+    parity: Agreement
+    cost: Agreement
+    total: Agreement
+    engine: EngineResult | None = None
+
+
+class Check(BaseModel):
+    """One yes-or-no question of the report; ``failure`` is the sentence when the answer is no."""
+
+    name: str
+    failure: str | None = None
+
+
+class ParityReport(BaseModel):
+    """Everything ``verify`` found out."""
+
+    dtype: str
+    encoder_kernels: str
+    decoder_kernels: str
+    engine: str
+    images: tuple[ImageResult, ...]
+    min_dense_iou: float | None = None
+
+    @property
+    def checks(self) -> list[Check]:
+        """Every threshold of every image, passed or not."""
+        return [check for image in self.images for check in self._image_checks(image)]
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"{check.name}: {check.failure}" for check in self.checks if check.failure]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def summary(self) -> dict:
+        """The few figures that belong beside an engine: means over images, worst cases."""
+        def mean(kind: str) -> float:
+            values = [getattr(image, kind).mean_iou for image in self.images]
+            return round(sum(values) / len(values), 6)
+
+        return {
+            "passed": self.passed,
+            "images": len(self.images),
+            "prompts": sum(image.prompts for image in self.images),
+            "max_abs": max(image.max_abs for image in self.images),
+            "relative_l2": max(image.relative_l2 for image in self.images),
+            "cosine": min(image.cosine for image in self.images),
+            "mask_iou_onnx_vs_torch": mean("parity"),
+            "mask_iou_sparse_vs_dense": mean("cost"),
+            "mask_iou_onnx_vs_dense": mean("total"),
+            "engine": self.engine,
+        }
+
+    def as_json(self) -> dict:
+        return {
+            "summary": self.summary(),
+            "failures": self.failures,
+            "tolerance": {"graph": GRAPH_TOLERANCE, **vars(TOLERANCES[self.dtype])},
+            **self.model_dump(mode="json"),
+        }
+
+    def _image_checks(self, image: ImageResult) -> list[Check]:
+        limit = TOLERANCES[self.dtype]
+
+        def at_least(name: str, value: float, least: float) -> Check:
+            failure = None if value >= least else f"{value:.5f} is below {least:g}"
+            return Check(name=f"{image.image} {name}", failure=failure)
+
+        def at_most(name: str, value: float, most: float) -> Check:
+            failure = None if value <= most else f"{value:.1e} is above {most:.0e}"
+            return Check(name=f"{image.image} {name}", failure=failure)
+
+        checks = [
+            Check(name=f"{image.image} blocks", failure=first_failure(image.stages, self.dtype)),
+            at_most("embedding relative L2", image.relative_l2, limit.embedding),
+            at_least("embedding cosine", image.cosine, limit.cosine),
+            at_least("mask IoU, ONNX to torch", image.parity.mean_iou, limit.mask_iou),
+            at_least("boundary IoU, ONNX to torch", image.parity.mean_boundary_iou, limit.boundary_iou),
+        ]
+        if image.engine is not None:
+            checks += [
+                at_most("engine embedding relative L2", image.engine.embedding_error, limit.embedding),
+                at_least("engine embedding cosine", image.engine.cosine, limit.cosine),
+                at_least("engine mask IoU", image.engine.parity.mean_iou, limit.mask_iou),
+            ]
+        if self.min_dense_iou is not None:
+            checks.append(at_least("mask IoU to dense", image.total.mean_iou, self.min_dense_iou))
+        return checks
+
+    def print(self, console: Console) -> None:
+        """The report for people: one row an image, failures in words."""
+        table = Table(title=f"Parity, {self.dtype}", title_justify="left")
+        table.add_column("image")
+        headings = ("worst block", "in float32", "embedding rel. L2", "max abs", "cosine")
+        headings += ("mask IoU\nONNX/torch", "mask IoU\nsparse/dense", "boundary IoU\nsparse/dense")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for image in self.images:
+            worst = max(image.stages, key=lambda stage: stage.precision)
+            table.add_row(
+                f"{image.image} ({image.prompts})",
+                f"{worst.precision:.1e} {worst.name}",
+                f"{max(stage.graph for stage in image.stages):.1e}",
+                f"{image.relative_l2:.1e}",
+                f"{image.max_abs:.1e}",
+                f"{image.cosine:.6f}",
+                f"{image.parity.mean_iou:.4f}",
+                f"{image.cost.mean_iou:.4f}",
+                f"{image.cost.mean_boundary_iou:.4f}",
+            )
+        console.print(table)
+        console.print(f"encoder: {self.encoder_kernels}\ndecoder: {self.decoder_kernels}\nengine:  {self.engine}", highlight=False)
+        for failure in self.failures:
+            console.print(f"[red]FAILED[/] {failure}", highlight=False)
+
+    def junit(self) -> bytes:
+        """JUnit XML: one test case a check."""
+        checks = self.checks
+        attributes = {"name": "sparsesam parity", "tests": str(len(checks)), "failures": str(len(self.failures))}
+        suite = ElementTree.Element("testsuite", attributes)
+        for check in checks:
+            case = ElementTree.SubElement(suite, "testcase", {"classname": f"parity.{self.dtype}", "name": check.name})
+            if check.failure:
+                ElementTree.SubElement(case, "failure", {"message": check.failure})
+        return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)

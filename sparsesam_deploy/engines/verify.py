@@ -1,0 +1,134 @@
+"""``verify``: the PyTorch reference against the exported files, and against the engine where a GPU can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckFailed
+from ..export.encoder import HQ_OUTPUT, OUTPUT
+from ..export.metadata import load_exported
+from ..model.checkpoint import LoadedSam
+from ..model.config import SparsityConfig
+from ..model.decoder import SamDecoder
+from ..model.encoder import SparseSamEncoder
+from ..progress import Advance
+from .engine_runner import EngineRunner, why_not
+from .manifest import EngineManifest
+from .masks import Decode, agreement, answer, onnx_decode, torch_decode
+from .metrics import cosine, relative_l2
+from .onnx_runner import OnnxRunner
+from .parity import EncoderCheck
+from .report import EngineResult, ImageResult, ParityReport
+from .samples import Sample
+
+
+def sparsity_of(metadata: dict) -> SparsityConfig:
+    """The sparsity an exported encoder says it has."""
+    densities = {}
+    for name in ("attention_density", "mlp_density", "windowed_density"):
+        value = metadata[name]
+        densities[name] = tuple(value) if isinstance(value, list) else value
+    diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
+    return SparsityConfig(**densities, order=metadata["order"], routing=metadata["routing"], diagonal=diagonal)
+
+
+class Verifier:
+    """Compares one exported encoder and decoder with the checkpoint they came from.
+
+    Args:
+        loaded: the checkpoint, float32.
+        encoder_path, decoder_path: the exported files.
+        manifest: of the engine beside them, if one was built.
+
+    Raises:
+        CheckFailed: the files were edited, or come from another checkpoint.
+    """
+
+    def __init__(
+        self, loaded: LoadedSam, encoder_path: Path, decoder_path: Path, manifest: EngineManifest | None = None
+    ) -> None:
+        for path in (encoder_path, decoder_path):
+            _, metadata = load_exported(path)
+            if metadata["checkpoint"]["sha256"] != loaded.sha256:
+                raise CheckFailed(
+                    f"{path} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "
+                    "give the checkpoint it came from or export again."
+                )
+        _, metadata = load_exported(encoder_path)
+        encoder, config = loaded.sam.image_encoder, loaded.config
+        self.dtype = metadata["dtype"]
+        self.sparse = SparseSamEncoder(encoder, config, sparsity_of(metadata), metadata["gelu"])
+        self.dense = SparseSamEncoder(encoder, config, SparsityConfig(1.0, 1.0, 1.0))
+        self.check = EncoderCheck(encoder_path, self.sparse)
+        self.decoder = OnnxRunner(decoder_path)
+        self.decode_onnx = onnx_decode(self.decoder)
+        self.decode_torch = torch_decode(SamDecoder(loaded.sam, config))
+        self.engine, self.engine_status = None, "not built"
+        if manifest is not None:
+            reason = why_not(manifest)
+            self.engine_status = f"not run: {reason}"
+            if reason is None:
+                self.engine = EngineRunner(encoder_path.parent, manifest)
+                self.engine_status = f"run: {self.engine.kernels}"
+
+    def __call__(
+        self, samples: Sequence[Sample], advance: Advance, min_dense_iou: float | None = None
+    ) -> ParityReport:
+        """Judge every sample; nothing is raised for a failed check, the report says so."""
+        results = []
+        for index, sample in enumerate(samples):
+            advance(index / len(samples), sample.name)
+            results.append(self._judge(sample))
+        return ParityReport(
+            dtype=self.dtype,
+            encoder_kernels=self.check.runner.kernels,
+            decoder_kernels=self.decoder.kernels,
+            engine=self.engine_status,
+            images=tuple(results),
+            min_dense_iou=min_dense_iou,
+        )
+
+    def _judge(self, sample: Sample) -> ImageResult:
+        image, prompts = sample.preprocessed(), sample.prompts()
+        sparse_outputs = reference_outputs(self.sparse, image.tensor)
+        encoder = self.check(image.tensor, torch.from_numpy(sparse_outputs[OUTPUT]))
+
+        def masks(decode: Decode, outputs: dict, chosen=None):
+            return answer(decode, outputs, prompts, image, chosen)
+
+        dense = masks(self.decode_torch, reference_outputs(self.dense, image.tensor))
+        sparse = masks(self.decode_torch, sparse_outputs, dense.chosen)
+        exported = masks(self.decode_onnx, encoder.outputs, dense.chosen)
+        engine = None
+        if self.engine is not None:
+            outputs = self.engine.run({"image": image.tensor.numpy()})
+            engine = EngineResult(
+                embedding_error=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
+                cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
+                parity=agreement(masks(self.decode_onnx, outputs, dense.chosen), sparse),
+            )
+        return ImageResult(
+            image=sample.name,
+            prompts=len(prompts.point_labels),
+            stages=encoder.stages,
+            max_abs=encoder.max_abs,
+            relative_l2=encoder.relative_l2,
+            cosine=encoder.cosine,
+            parity=agreement(exported, sparse),
+            cost=agreement(sparse, dense),
+            total=agreement(exported, dense),
+            engine=engine,
+        )
+
+
+@torch.inference_mode()
+def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> dict:
+    """What the PyTorch encoder gives for one image, by the names of ``encoder.onnx``, as numpy float32."""
+    streams = encoder.block_outputs(image)
+    outputs = {OUTPUT: encoder.finish(streams[-1]).numpy()}
+    if encoder.config.hq:
+        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).numpy()
+    return outputs
