@@ -1,6 +1,36 @@
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
+BIN := .venv/bin
 DEMO := engines/built/nano
 
 .PHONY: demo test lint gpu-check clean
+
+demo: .venv/demo
+	$(BIN)/sparsesam-export build --model nano --builder tensorrt-rtx --overlay --output $(DEMO)
+	@echo "picture: $(DEMO)/overlay.png"
+
+test: .venv/dev
+	$(BIN)/pytest -q
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Every check and benchmark that needs a GPU; a short table last, JSON beside it.
+gpu-check: .venv/dev
+	$(BIN)/python benchmarks/gpu_check.py --json docs/results/gpu_check.json
+
+clean:
+	rm -rf .venv engines/built
+
+.venv/pip:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	touch $@
+
+.venv/demo: .venv/pip pyproject.toml
+	test -e .venv/dev || $(BIN)/pip install --quiet .
+	touch $@
+
+.venv/dev: .venv/pip pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

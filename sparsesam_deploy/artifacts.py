@@ -43,15 +43,27 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         where = Path(error.filename or path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentProblem(f"disk full while writing to {path}; free space there or choose another --output.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT):
-            raise InvalidInput(f"cannot write to {where}: {error.strerror.lower()}; choose another --output.") from error
+            raise EnvironmentProblem(
+                f"disk full while writing to {path}; free space there or choose another --output."
+            ) from error
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.EISDIR,
+            errno.ENOENT,
+        ):
+            raise InvalidInput(
+                f"cannot write to {where}: {error.strerror.lower()}; choose another --output."
+            ) from error
         raise
 
 
 @contextmanager
 def output_folder(final: Path) -> Iterator[Path]:
-    """Give a fresh folder to write into; on success move its files into ``final``, on any failure leave ``final`` alone.
+    """Give a fresh folder to write into; its files move to ``final`` on success, a failure leaves ``final`` alone.
 
     Raises:
         InvalidInput: ``final`` cannot be written, or another process is writing to it.
@@ -63,7 +75,9 @@ def output_folder(final: Path) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise InvalidInput(f"another sparsesam-export is writing to {final}; wait for it or choose another --output.") from None
+            raise InvalidInput(
+                f"another sparsesam-export is writing to {final}; wait for it or choose another --output."
+            ) from None
         partial = final / PARTIAL
         try:
             shutil.rmtree(partial, ignore_errors=True)  # what a killed build left

@@ -48,7 +48,9 @@ class Stages:
             yield advance
         record = StageRecord(name, round(time.perf_counter() - start, 2), memory.peak_mib)
         self.records.append(record)
-        self.console.print(f"[green]done[/] {name:<34} {record.seconds:7.1f} s  {record.peak_mib:6d} MiB peak", highlight=False)
+        self.console.print(
+            f"[green]done[/] {name:<34} {record.seconds:7.1f} s  {record.peak_mib:6d} MiB peak", highlight=False
+        )
 
     def as_dicts(self) -> list[dict]:
         """The records as plain data, for JSON."""

@@ -59,7 +59,11 @@ def onnx_decode(runner: OnnxRunner) -> Decode:
 
 
 def answer(
-    decode: Decode, outputs: dict[str, np.ndarray], prompts: Prompts, image: Preprocessed, chosen: np.ndarray | None = None
+    decode: Decode,
+    outputs: dict[str, np.ndarray],
+    prompts: Prompts,
+    image: Preprocessed,
+    chosen: np.ndarray | None = None,
 ) -> Answer:
     """Segment as SAM does: the single mask for boxes, for points the one of three with the highest predicted IoU.
 

@@ -124,7 +124,9 @@ def first_failure(stages: Sequence[StageError], dtype: str) -> str | None:
     limit = TOLERANCES[dtype].block
     for stage in stages:
         if not stage.graph <= GRAPH_TOLERANCE:
-            return f"{stage.name} computes something else: error {stage.graph:.1e} in float32, limit {GRAPH_TOLERANCE:.0e}"
+            return (
+                f"{stage.name} computes something else: error {stage.graph:.1e} in float32, limit {GRAPH_TOLERANCE:.0e}"
+            )
         if not stage.precision <= limit:
             return f"{stage.name} loses precision: error {stage.precision:.1e} in {dtype}, limit {limit:.0e}"
     return None

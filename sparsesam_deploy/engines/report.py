@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 from pydantic import BaseModel
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -72,6 +75,7 @@ class ParityReport(BaseModel):
 
     def summary(self) -> dict:
         """The few figures that belong beside an engine: means over images, worst cases."""
+
         def mean(kind: str) -> float:
             values = [getattr(image, kind).mean_iou for image in self.images]
             return round(sum(values) / len(values), 6)
@@ -126,30 +130,30 @@ class ParityReport(BaseModel):
         return checks
 
     def print(self, console: Console) -> None:
-        """The report for people: one row an image, failures in words."""
-        table = Table(title=f"Parity, {self.dtype}", title_justify="left")
-        table.add_column("image")
-        headings = ("worst block", "in float32", "embedding rel. L2", "max abs", "cosine")
-        headings += ("mask IoU\nONNX/torch", "mask IoU\nsparse/dense", "boundary IoU\nsparse/dense")
-        for heading in headings:
-            table.add_column(heading, justify="right")
+        """The report for people: one row an image, within 80 columns, failures in words."""
+        table = Table(title=f"Parity, {self.dtype}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for heading in ("image", "prompts", "worst block", "as fp32", "embed. L2", "IoU to torch", "IoU to dense"):
+            table.add_column(heading, justify="left" if heading == "image" else "right")
         for image in self.images:
             worst = max(image.stages, key=lambda stage: stage.precision)
             table.add_row(
-                f"{image.image} ({image.prompts})",
-                f"{worst.precision:.1e} {worst.name}",
+                image.image,
+                str(image.prompts),
+                f"{worst.precision:.1e}",
                 f"{max(stage.graph for stage in image.stages):.1e}",
                 f"{image.relative_l2:.1e}",
-                f"{image.max_abs:.1e}",
-                f"{image.cosine:.6f}",
                 f"{image.parity.mean_iou:.4f}",
-                f"{image.cost.mean_iou:.4f}",
-                f"{image.cost.mean_boundary_iou:.4f}",
+                f"{image.total.mean_iou:.4f}",
             )
         console.print(table)
-        console.print(f"encoder: {self.encoder_kernels}\ndecoder: {self.decoder_kernels}\nengine:  {self.engine}", highlight=False)
+        for name, words in (
+            ("encoder", self.encoder_kernels),
+            ("decoder", self.decoder_kernels),
+            ("engine", self.engine),
+        ):
+            console.print(f"{name}: {words}", highlight=False, soft_wrap=True)
         for failure in self.failures:
-            console.print(f"[red]FAILED[/] {failure}", highlight=False)
+            console.print(f"[red]FAILED[/] {failure}", highlight=False, soft_wrap=True)
 
     def junit(self) -> bytes:
         """JUnit XML: one test case a check."""
@@ -161,3 +165,8 @@ class ParityReport(BaseModel):
             if check.failure:
                 ElementTree.SubElement(case, "failure", {"message": check.failure})
         return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write indented JSON; the caller provides for a temporary name."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,13 +12,13 @@ from ..errors import CheckFailed
 from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..export.metadata import load_exported
 from ..model.checkpoint import LoadedSam
-from ..model.config import SparsityConfig
+from ..model.config import DENSE, SparsityConfig
 from ..model.decoder import SamDecoder
 from ..model.encoder import SparseSamEncoder
 from ..progress import Advance
 from .engine_runner import EngineRunner, why_not
 from .manifest import EngineManifest
-from .masks import Decode, agreement, answer, onnx_decode, torch_decode
+from .masks import Agreement, Answer, Decode, agreement, answer, onnx_decode, torch_decode
 from .metrics import cosine, relative_l2
 from .onnx_runner import OnnxRunner
 from .parity import EncoderCheck
@@ -35,20 +36,35 @@ def sparsity_of(metadata: dict) -> SparsityConfig:
     return SparsityConfig(**densities, order=metadata["order"], routing=metadata["routing"], diagonal=diagonal)
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A judged image kept for the picture: masks of dense PyTorch and of the exported files, and their agreement."""
+
+    sample: Sample
+    dense: Answer
+    exported: Answer
+    total: Agreement
+
+
 class Verifier:
     """Compares one exported encoder and decoder with the checkpoint they came from.
 
     Args:
         loaded: the checkpoint, float32.
         encoder_path, decoder_path: the exported files.
-        manifest: of the engine beside them, if one was built.
+        engine_folder, manifest: where the engine lies and what it is, if one was built.
 
     Raises:
         CheckFailed: the files were edited, or come from another checkpoint.
     """
 
     def __init__(
-        self, loaded: LoadedSam, encoder_path: Path, decoder_path: Path, manifest: EngineManifest | None = None
+        self,
+        loaded: LoadedSam,
+        encoder_path: Path,
+        decoder_path: Path,
+        engine_folder: Path | None = None,
+        manifest: EngineManifest | None = None,
     ) -> None:
         for path in (encoder_path, decoder_path):
             _, metadata = load_exported(path)
@@ -61,22 +77,21 @@ class Verifier:
         encoder, config = loaded.sam.image_encoder, loaded.config
         self.dtype = metadata["dtype"]
         self.sparse = SparseSamEncoder(encoder, config, sparsity_of(metadata), metadata["gelu"])
-        self.dense = SparseSamEncoder(encoder, config, SparsityConfig(1.0, 1.0, 1.0))
+        self.dense = SparseSamEncoder(encoder, config, DENSE)
         self.check = EncoderCheck(encoder_path, self.sparse)
         self.decoder = OnnxRunner(decoder_path)
         self.decode_onnx = onnx_decode(self.decoder)
         self.decode_torch = torch_decode(SamDecoder(loaded.sam, config))
+        self.first: Shown | None = None
         self.engine, self.engine_status = None, "not built"
         if manifest is not None:
             reason = why_not(manifest)
             self.engine_status = f"not run: {reason}"
             if reason is None:
-                self.engine = EngineRunner(encoder_path.parent, manifest)
+                self.engine = EngineRunner(engine_folder, manifest)
                 self.engine_status = f"run: {self.engine.kernels}"
 
-    def __call__(
-        self, samples: Sequence[Sample], advance: Advance, min_dense_iou: float | None = None
-    ) -> ParityReport:
+    def __call__(self, samples: Sequence[Sample], advance: Advance, min_dense_iou: float | None = None) -> ParityReport:
         """Judge every sample; nothing is raised for a failed check, the report says so."""
         results = []
         for index, sample in enumerate(samples):
@@ -110,7 +125,7 @@ class Verifier:
                 cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 parity=agreement(masks(self.decode_onnx, outputs, dense.chosen), sparse),
             )
-        return ImageResult(
+        result = ImageResult(
             image=sample.name,
             prompts=len(prompts.point_labels),
             stages=encoder.stages,
@@ -122,6 +137,8 @@ class Verifier:
             total=agreement(exported, dense),
             engine=engine,
         )
+        self.first = self.first or Shown(sample, dense, exported, result.total)
+        return result
 
 
 @torch.inference_mode()

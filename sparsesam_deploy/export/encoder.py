@@ -25,7 +25,11 @@ def stream_names(depth: int) -> tuple[str, ...]:
 
 
 def export_encoder(
-    encoder: SparseSamEncoder, loaded: LoadedSam, path: Path, dtype: str = "fp32", batch: tuple[int, int, int] = (1, 1, 1)
+    encoder: SparseSamEncoder,
+    loaded: LoadedSam,
+    path: Path,
+    dtype: str = "fp32",
+    batch: tuple[int, int, int] = (1, 1, 1),
 ) -> None:
     """Write the encoder.
 

@@ -101,7 +101,9 @@ def load_exported(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     metadata = read_metadata(model)
     recorded = metadata.get("content_sha256")
     if recorded is None:
-        raise InvalidInput(f"{path} was not exported by sparsesam-export (no sparsesam metadata); export the checkpoint again.")
+        raise InvalidInput(
+            f"{path} was not exported by sparsesam-export (no sparsesam metadata); export the checkpoint again."
+        )
     if content_digest(model, path.parent) != recorded:
         raise CheckFailed(f"{path} was edited after its export (content digest differs); export the checkpoint again.")
     return model, metadata

@@ -63,7 +63,9 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
 class SparseAttention(nn.Module):
     """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``."""
 
-    def __init__(self, attention: Attention, windowed: bool, attention_density: float, sparsity: SparsityConfig) -> None:
+    def __init__(
+        self, attention: Attention, windowed: bool, attention_density: float, sparsity: SparsityConfig
+    ) -> None:
         super().__init__()
         self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w

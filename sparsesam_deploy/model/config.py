@@ -60,7 +60,9 @@ Density = float | tuple[float, ...]
 def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
     values = (density,) * depth if isinstance(density, (int, float)) else tuple(density)
     if len(values) != depth:
-        raise DensityError(f"{name} lists {len(values)} values, but the encoder has {depth} blocks; give one or {depth}.")
+        raise DensityError(
+            f"{name} lists {len(values)} values, but the encoder has {depth} blocks; give one or {depth}."
+        )
     return values
 
 
@@ -112,5 +114,5 @@ PRESETS: dict[str, SparsityConfig] = {
     "paper": SparsityConfig(
         attention_density=0.4, mlp_density=0.4, windowed_density=0.4, order="ranked", routing="skip-group-rank"
     ),
-    "dense": SparsityConfig(attention_density=1.0, mlp_density=1.0, windowed_density=1.0),
 }
+DENSE = SparsityConfig(attention_density=1.0, mlp_density=1.0, windowed_density=1.0)

@@ -17,7 +17,9 @@ def lattice_stripe_offsets(density: float, diagonal: bool) -> int:
     offsets = _round(TILE * density) - int(diagonal and density < 1)
     if offsets < 1:
         least = (1.5 if diagonal else 0.5) / TILE
-        raise DensityError(f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(least * 1e4) / 1e4:g}.")
+        raise DensityError(
+            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(least * 1e4) / 1e4:g}."
+        )
     return offsets
 
 
@@ -49,5 +51,7 @@ def kept_tokens(density: float, num_tokens: int, whole_groups: bool) -> int:
     """Number of tokens that go through a ``skip`` MLP, a multiple of 4 where groups are kept whole."""
     kept = GROUP * _round(density * num_tokens / GROUP) if whole_groups else _round(density * num_tokens)
     if kept < 1:
-        raise DensityError(f"mlp_density {density:g} keeps no token of {num_tokens}; use at least {GROUP / num_tokens:g}.")
+        raise DensityError(
+            f"mlp_density {density:g} keeps no token of {num_tokens}; use at least {GROUP / num_tokens:g}."
+        )
     return kept

@@ -78,7 +78,7 @@ class SparseSamEncoder(nn.Module):
 
     @property
     def effective_density(self) -> dict[str, float]:
-        """Pairs computed / all pairs over the global and the windowed attentions, rows computed / all rows over the MLPs."""
+        """(query, key) pairs computed / all pairs by kind of attention; rows computed / all rows over all MLPs."""
         kinds: dict[str, list[float]] = {"global_attention": [], "windowed_attention": [], "mlp": []}
         for block in self.blocks:
             kind = "windowed_attention" if block.attention.windowed else "global_attention"

@@ -22,7 +22,7 @@ def as_layer_norm(norm: LayerNorm2d) -> nn.LayerNorm:
 
 
 def convolve(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """A convolution; in float32 for bfloat16 tensors, which neither Conv of opset 20 nor TensorRT-RTX's ConvTranspose takes."""
+    """A convolution, in float32 for bfloat16: neither Conv of opset 20 nor TensorRT-RTX's ConvTranspose takes that."""
     if x.dtype != torch.bfloat16:
         return conv(x)
     function = F.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else F.conv2d

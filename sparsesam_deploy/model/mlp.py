@@ -64,7 +64,7 @@ class RoutedMlp(DenseMlp):
             self.register_buffer(name, torch.tensor(table), persistent=False)
 
     def select(self, x: Tensor, state: ImageState) -> tuple[Tensor, Tensor]:
-        """The packed rows of norm2(x), (B, num_rows, C), and the row of each token, (B, N) int32 (`routed_mlp_pack`)."""
+        """Packed rows of norm2(x), (B, num_rows, C), and the row of each token, (B, N) int32: `routed_mlp_pack`."""
         tables = {name: getattr(self, name) for name in self.table_names}
         if self.by_group_rank:
             tables["keep_indices"] = group_rank_tokens(state.rankings[False], self.num_rows)

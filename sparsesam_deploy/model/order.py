@@ -45,7 +45,7 @@ def lattice_offsets() -> np.ndarray:
 
 
 def lattice_sequence(num_tokens: int) -> np.ndarray:
-    """Z-order positions, lattice offset by lattice offset; its first 64 d * 64 entries are the stripe: (num_tokens,)."""
+    """Z-order positions, lattice offset by lattice offset, so that a stripe is a prefix: (num_tokens,)."""
     patches = np.arange(0, num_tokens, TILE)
     return _frozen((lattice_offsets()[:, None] + patches[None, :]).reshape(-1))
 

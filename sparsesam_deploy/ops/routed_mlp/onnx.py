@@ -57,7 +57,12 @@ def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route
 def symbolic_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
     """Emit the unpack node into the graph being exported; arguments as in ``routed_mlp_unpack``."""
     return torch.onnx.ops.symbolic(
-        f"sparsesam::{UNPACK}", (x, update, row_of_token), attrs=PLUGIN_ATTRIBUTES, dtype=x.dtype, shape=x.shape, version=1
+        f"sparsesam::{UNPACK}",
+        (x, update, row_of_token),
+        attrs=PLUGIN_ATTRIBUTES,
+        dtype=x.dtype,
+        shape=x.shape,
+        version=1,
     )
 
 
@@ -148,7 +153,7 @@ class _PackBody:
         return f.ReduceSum(f.Mul(deviation, deviation), f.ints(2, 3), keepdims=0)
 
     def sobel(self, x32: str) -> str:
-        """Root mean square gradient of the grid, averaged over each group: written out, since TF32 would blur a Conv."""
+        """Root mean square gradient, averaged over each group; written out, since TF32 would blur a Conv."""
         f = self.f
         image = f.Gather(x32, self.input["inv_perm"], axis=1)
         size = f.Cast(f.Sqrt(f.Cast(f.Shape(x32, start=1, end=2), to=TensorProto.FLOAT)), to=TensorProto.INT64)

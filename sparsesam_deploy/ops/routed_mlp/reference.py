@@ -55,11 +55,13 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
     if torch.onnx.is_in_onnx_export():
         return symbolic_pack(x, weight, bias, epsilon, route)
     tables = (route.perm, route.inv_perm, route.keep_indices)
-    return torch.ops.sparsesam.routed_mlp_pack(x, weight, bias, *tables, epsilon, route.selection, route.share, route.num_groups)
+    return torch.ops.sparsesam.routed_mlp_pack(
+        x, weight, bias, *tables, epsilon, route.selection, route.share, route.num_groups
+    )
 
 
 def routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:
-    """Add to each token the update of its row: (B, N, C), (B, R, C), (B, N) int32 -> (B, N, C) in the dtype of ``x``."""
+    """Add to each token the update of its row: (B, N, C), (B, R, C), (B, N) int32 -> (B, N, C)."""
     if torch.onnx.is_in_onnx_export():
         return symbolic_unpack(x, update, row_of_token)
     return torch.ops.sparsesam.routed_mlp_unpack(x, update, row_of_token)

@@ -148,7 +148,11 @@ class _Body:
         terms = []
         for axis, name in enumerate(("rel_pos_h", "rel_pos_w")):
             table = f.Transpose(f.Gather(self.input[name], self.input["rel_index"], axis=0), perm=[0, 2, 1])
-            term = f.MatMul(raster, table) if axis == 0 else f.Transpose(f.MatMul(f.Transpose(raster, perm=swap), table), perm=swap)
+            term = (
+                f.MatMul(raster, table)
+                if axis == 0
+                else f.Transpose(f.MatMul(f.Transpose(raster, perm=swap), table), perm=swap)
+            )
             term = f.Reshape(term, f.concat_shape(0, 0, -1, size))
             terms.append(term if self.pattern.windowed else f.Gather(term, self.input["perm"], axis=2))
         return terms[0], terms[1]
@@ -188,7 +192,9 @@ class _Body:
             return f.Gather(x, index, axis=axis)
         count = f.Shape(index, start=2, end=3)
         kept = f.Shape(x, start=5 - axis, end=6 - axis)
-        shape = f.concat_shape(f.Shape(x, start=0, end=1), f.Shape(x, start=1, end=2), *((count, kept) if axis == 2 else (kept, count)))
+        shape = f.concat_shape(
+            f.Shape(x, start=0, end=1), f.Shape(x, start=1, end=2), *((count, kept) if axis == 2 else (kept, count))
+        )
         return f.GatherElements(x, f.Expand(f.Unsqueeze(index, f.ints(5 - axis)), shape), axis=axis)
 
     def with_diagonal(self, scaled_q: str, k: str, v: str, rel_h: str, rel_w: str) -> str:

@@ -55,8 +55,18 @@ def stripe_attention(
     """
     if torch.onnx.is_in_onnx_export():
         return symbolic_stripe_attention(qkv, qkv_bias, rel_pos_h, rel_pos_w, stripe, num_heads)
-    tables = (stripe.perm, stripe.inv_perm, stripe.keys, stripe.tiles, stripe.tile_in_stripe, stripe.members, stripe.slots)
-    return torch.ops.sparsesam.stripe_attention(qkv, qkv_bias, rel_pos_h, rel_pos_w, stripe.rel_index, *tables, num_heads)
+    tables = (
+        stripe.perm,
+        stripe.inv_perm,
+        stripe.keys,
+        stripe.tiles,
+        stripe.tile_in_stripe,
+        stripe.members,
+        stripe.slots,
+    )
+    return torch.ops.sparsesam.stripe_attention(
+        qkv, qkv_bias, rel_pos_h, rel_pos_w, stripe.rel_index, *tables, num_heads
+    )
 
 
 @torch.library.custom_op("sparsesam::stripe_attention", mutates_args=())
@@ -83,7 +93,8 @@ def _stripe_attention(
     q, k, v = x.view(*x.shape[:2], 3, num_heads, -1).permute(2, 0, 3, 1, 4)
     grid = rel_index.shape[0]
     rel_h, rel_w = (
-        _relative_terms(q, table.float()[rel_index], perm, inv_perm, axis) for axis, table in enumerate((rel_pos_h, rel_pos_w))
+        _relative_terms(q, table.float()[rel_index], perm, inv_perm, axis)
+        for axis, table in enumerate((rel_pos_h, rel_pos_w))
     )
     slot = torch.arange(q.shape[2], device=q.device) if perm is None else perm
     row, col = slot // grid, slot % grid

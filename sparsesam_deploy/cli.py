@@ -1,0 +1,300 @@
+"""``sparsesam-export``: parse, call, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from . import cli_options as options
+from .errors import InvalidInput, SparseSamError
+
+INTERRUPTED = 130
+ENGINE_FIELDS = (
+    "compute_capabilities",
+    "workspace_mib",
+    "builder_optimization_level",
+    "version_compatible",
+    "timing_cache",
+)
+
+progress_console = Console(stderr=True)
+console = Console()
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  {text}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="sparsesam-deploy")
+def cli() -> None:
+    """Put a sparse Segment Anything encoder into production: checkpoint to ONNX to TensorRT, with proof.
+
+    Exit codes: 0 ok, 1 a check failed, 2 unusable input, 3 something is missing on this machine.
+    """
+
+
+@cli.command(
+    short_help="Export, build the engine and prove it.",
+    epilog=_example("sparsesam-export build --model nano --builder tensorrt-rtx --output engines/built/nano"),
+)
+@options.export_choices
+@options.engine_choices
+@options.plugin_library
+@options.check_choices
+@click.option("--overlay", is_flag=True, help="Also draw overlay.png: dense masks, sparse masks, kept tokens.")
+@options.output()
+@options.as_json
+def build(
+    recipe: Path | None,
+    output: Path,
+    images: tuple[Path, ...],
+    min_dense_iou: float | None,
+    junit: Path | None,
+    overlay: bool,
+    plugin_library: Path | None,
+    as_json: bool,
+    **choices: Any,
+) -> int:
+    """Export, build the engine and prove it: encoder.onnx, decoder.onnx, encoder.engine, manifest.json, parity.json."""
+    from .engines import build as building
+    from .export.recipe import ExportRecipe
+    from .progress import Stages
+
+    chosen = ExportRecipe.merge(recipe, choices)
+    if chosen.builder is None:
+        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    result = building.build(
+        chosen,
+        output,
+        _engine_options({name: getattr(chosen, name) for name in ENGINE_FIELDS}, chosen.batch),
+        _samples(images),
+        Stages(progress_console),
+        plugin_library,
+        min_dense_iou,
+        overlay,
+    )
+    place = output if result.report.passed else output / building.REJECTED
+    if as_json:
+        _print_json(
+            {
+                "passed": result.report.passed,
+                "output": str(place),
+                "manifest": result.manifest.model_dump(mode="json"),
+                "parity": result.report.as_json(),
+            }
+        )
+    else:
+        result.report.print(console)
+        nodes = sorted(set(result.manifest.audit.custom_nodes.values()))
+        console.print(f"custom nodes: {' and '.join(nodes)}", highlight=False)
+        console.print(f"effective density: {_words(result.manifest.sparsity.effective_density)}", highlight=False)
+        console.print(f"written to {place}", highlight=False, soft_wrap=True)
+    return _finish(result.report, junit)
+
+
+@cli.command(
+    "onnx", epilog=_example("sparsesam-export onnx --checkpoint sam_vit_h_4b8939.pth --density 0.4 --output exported")
+)
+@options.export_choices
+@options.output()
+@options.as_json
+def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
+    """Export encoder.onnx and decoder.onnx only."""
+    from .artifacts import output_folder
+    from .engines.build import export
+    from .export.recipe import ExportRecipe
+    from .progress import Stages
+
+    stages = Stages(progress_console)
+    with output_folder(output) as folder:
+        export(ExportRecipe.merge(recipe, choices), folder, stages)
+        names = sorted(file.name for file in folder.iterdir())
+    if as_json:
+        _print_json({"output": str(output), "files": names, "stages": stages.as_dicts()})
+    else:
+        console.print(f"written to {output}: {', '.join(names)}", highlight=False, soft_wrap=True)
+
+
+@cli.command(
+    short_help="Build an engine from an exported encoder.",
+    epilog=_example("sparsesam-export engine exported/encoder.onnx --builder tensorrt-rtx --output exported"),
+)
+@click.argument("encoder", type=click.Path(path_type=Path), metavar="ENCODER.ONNX")
+@options.engine_choices
+@options.plugin_library
+@options.output()
+@options.as_json
+def engine(
+    encoder: Path, builder: str | None, plugin_library: Path | None, output: Path, as_json: bool, **choices: Any
+) -> None:
+    """Build encoder.engine and manifest.json from an exported encoder."""
+    from .engines.build import build_engine_only
+    from .export.metadata import load_exported
+    from .progress import Stages
+
+    if builder is None:
+        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    _, metadata = load_exported(encoder)
+    if metadata.get("kind") != "encoder":
+        raise InvalidInput(f"{encoder} is a {metadata.get('kind')}, not an encoder; name an encoder.onnx.")
+    engine_options = _engine_options(choices, tuple(metadata["batch"]))
+    manifest = build_engine_only(encoder, output, builder, engine_options, plugin_library, Stages(progress_console))
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+    else:
+        console.print(
+            f"written to {output}: {manifest.engine.name}, {manifest.engine.bytes >> 20} MiB", highlight=False
+        )
+
+
+@cli.command(
+    short_help="Compare exported files and engine with PyTorch.",
+    epilog=_example("sparsesam-export verify engines/built/nano --model nano --images photos/ --junit parity.xml"),
+)
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@options.weights
+@options.check_choices
+@click.option(
+    "--overlay",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Draw dense masks, sparse masks and kept tokens as PNG.",
+)
+@options.as_json
+def verify(
+    folder: Path,
+    model: str | None,
+    checkpoint: Path | None,
+    images: tuple[Path, ...],
+    min_dense_iou: float | None,
+    junit: Path | None,
+    overlay: Path | None,
+    as_json: bool,
+) -> int:
+    """Compare the files in DIR with the PyTorch model: block by block, embeddings, masks, and the engine on a GPU."""
+    from .artifacts import output_file
+    from .engines.build import DECODER, ENCODER, MANIFEST
+    from .engines.manifest import EngineManifest
+    from .engines.overlay import draw_overlay
+    from .engines.verify import Verifier
+    from .export.recipe import ExportRecipe
+    from .progress import Stages
+
+    weights = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint})
+    manifest = EngineManifest.read(folder / MANIFEST) if (folder / MANIFEST).exists() else None
+    if manifest is not None:
+        manifest.check_sources(folder)
+        manifest.check(folder)
+    samples, stages = _samples(images), Stages(progress_console)
+    with stages("load checkpoint"):
+        loaded = weights.load()
+    with stages("verify") as advance:
+        verifier = Verifier(loaded, folder / ENCODER, folder / DECODER, folder, manifest)
+        report = verifier(samples, advance, min_dense_iou)
+    if overlay is not None:
+        with output_file(overlay) as partial:
+            draw_overlay(verifier, partial)
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        report.print(console)
+    return _finish(report, junit)
+
+
+@cli.command(
+    short_help="Describe an ONNX file, engine or manifest.",
+    epilog=_example("sparsesam-export inspect engines/built/nano/manifest.json"),
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@options.as_json
+def inspect(path: Path, as_json: bool) -> None:
+    """Describe an exported ONNX file, an engine, a manifest, or a folder with them."""
+    from .engines.inspect import describe
+
+    found = describe(path)
+    if as_json:
+        _print_json(found)
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in found.items():
+        table.add_row(f"[bold]{name}[/]", value if isinstance(value, str) else json.dumps(value))
+    console.print(table)
+
+
+@cli.command(
+    short_help="Say what is installed and what a build would miss.", epilog=_example("sparsesam-export doctor --json")
+)
+@options.as_json
+def doctor(as_json: bool) -> int:
+    """Say what is installed and what a build would miss: packages, builders, GPU, plugin library, memory, disk."""
+    from .engines.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json({"findings": [vars(finding) for finding in findings]})
+    else:
+        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for finding in findings:
+            remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
+            table.add_row(marks[finding.status], finding.name, finding.value + remedy)
+        console.print(table)
+    return 3 if any(finding.status == "problem" for finding in findings) else 0
+
+
+def _engine_options(choices: dict[str, Any], batch: tuple[int, int, int]) -> Any:
+    from .engines.options import EngineOptions
+
+    return EngineOptions(**{name: value for name, value in choices.items() if value is not None}, batch=batch)
+
+
+def _samples(images: tuple[Path, ...]) -> list:
+    from .engines.samples import shipped_samples, user_samples
+
+    return user_samples(images) if images else shipped_samples()
+
+
+def _finish(report: Any, junit: Path | None) -> int:
+    from .artifacts import output_file
+
+    if junit is not None:
+        with output_file(junit) as partial:
+            partial.write_bytes(report.junit())
+    return 0 if report.passed else 1
+
+
+def _words(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items())
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def main() -> None:
+    """Entry point: the project's exceptions become one line on stderr and an exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SparseSamError as error:
+        click.echo(f"error: {error}", err=True)
+        if "--json" in sys.argv:
+            _print_json({"error": str(error), "exit_code": error.exit_code})
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; nothing was written under a final name.", err=True)
+        sys.exit(INTERRUPTED)
+    except MemoryError:
+        click.echo(
+            "error: out of memory; free memory (see `sparsesam-export doctor`) or choose a smaller model.", err=True
+        )
+        sys.exit(3)
