@@ -15,9 +15,9 @@ def relative_l2(actual: np.ndarray, expected: np.ndarray, base: np.ndarray | Non
     Not-a-number or infinite entries give infinity: they must never pass a threshold.
     """
     difference = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64))
-    size = np.linalg.norm(np.asarray(expected if base is None else np.subtract(expected, base, dtype=np.float64)))
+    size = np.linalg.norm(np.subtract(expected, 0 if base is None else base, dtype=np.float64))
     ratio = difference / max(size, np.finfo(np.float64).tiny)
-    return float(ratio) if np.isfinite(ratio) else float("inf")
+    return float(ratio) if np.isfinite(size) and np.isfinite(ratio) else float("inf")
 
 
 def cosine(actual: np.ndarray, expected: np.ndarray) -> float:

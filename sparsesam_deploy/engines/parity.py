@@ -114,7 +114,7 @@ def update_error(actual: np.ndarray, expected: np.ndarray, before: np.ndarray, s
     by_token = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64), axis=2).ravel()
     typical = np.sqrt(np.mean(np.sum(np.subtract(expected, before, dtype=np.float64) ** 2, axis=2)))
     worst = np.argsort(-by_token)[:slack]
-    left_out = worst[by_token[worst] > 0.1 * typical]
+    left_out = worst[np.isfinite(by_token[worst]) & (by_token[worst] > 0.1 * typical)]
     kept = np.delete(np.arange(by_token.size), left_out)
     return relative_l2(actual[:, kept], expected[:, kept], before[:, kept]), len(left_out)
 

@@ -131,8 +131,9 @@ class ParityReport(BaseModel):
 
     def print(self, console: Console) -> None:
         """The report for people: one row an image, within 80 columns, failures in words."""
-        table = Table(title=f"Parity, {self.dtype}", title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-        for heading in ("image", "prompts", "worst block", "as fp32", "embed. L2", "IoU to torch", "IoU to dense"):
+        title = f"Parity, {self.dtype}: worst relative L2 errors, mean mask IoU"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for heading in ("image", "prompts", "block", "as fp32", "embed", "to torch", "to dense"):
             table.add_column(heading, justify="left" if heading == "image" else "right")
         for image in self.images:
             worst = max(image.stages, key=lambda stage: stage.precision)

@@ -1,0 +1,40 @@
+"""Fixtures for the command line: the tool run in this process, and a small checkpoint it can build in seconds."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from sparsesam_deploy import cli
+from tests.helpers import TINY, save_random_checkpoint
+
+
+class Outcome(NamedTuple):
+    """What a call of ``sparsesam-export`` did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_random_checkpoint(path, TINY)
+    return path
+
+
+@pytest.fixture
+def sparsesam_export(monkeypatch, capsys) -> Callable[..., Outcome]:
+    """Run ``sparsesam-export`` with the given arguments, as the console script does."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sparsesam-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        captured = capsys.readouterr()
+        return Outcome(exit_info.value.code or 0, captured.out, captured.err)
+
+    return run
