@@ -1,0 +1,53 @@
+"""The parity table of the README: the nano model in every precision at several densities, on the shipped photos."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from sparsesam_deploy.artifacts import output_file
+from sparsesam_deploy.engines.build import DECODER, ENCODER, export
+from sparsesam_deploy.engines.report import write_json
+from sparsesam_deploy.engines.samples import shipped_samples
+from sparsesam_deploy.engines.verify import Verifier
+from sparsesam_deploy.export.metadata import package_versions
+from sparsesam_deploy.export.recipe import ExportRecipe
+from sparsesam_deploy.progress import Stages
+
+DTYPES = ("fp32", "fp16", "bf16")
+DENSITIES: dict[str, float | None] = {"default (0.25 / 0.4)": None, "0.5": 0.5, "0.4": 0.4, "0.3": 0.3}
+
+
+@click.command()
+@click.option("--json", "path", type=click.Path(path_type=Path), required=True, help="Where the results go.")
+def main(path: Path) -> None:
+    """Print the table as Markdown."""
+    stages, rows = Stages(Console(stderr=True)), []
+    for name, density in DENSITIES.items():
+        for dtype in DTYPES:
+            recipe = ExportRecipe(model="nano", dtype=dtype, density=density)
+            with tempfile.TemporaryDirectory() as folder:
+                loaded = export(recipe, Path(folder), stages)
+                with stages(f"verify density {name}, {dtype}") as advance:
+                    verifier = Verifier(loaded, Path(folder) / ENCODER, Path(folder) / DECODER)
+                    report = verifier(shipped_samples(), advance)
+            worst = {
+                "block": max(stage.precision for image in report.images for stage in image.stages),
+                "graph": max(stage.graph for image in report.images for stage in image.stages),
+            }
+            rows.append({"density": name, "dtype": dtype, **worst, **report.summary()})
+    with output_file(path) as partial:
+        write_json(partial, {"versions": package_versions(), "rows": rows})
+    click.echo("| density | dtype | worst block | as fp32 | embedding rel. L2 | IoU ONNX/torch | IoU sparse/dense |")
+    click.echo("|---|---|---|---|---|---|---|")
+    for row in rows:
+        errors = f"{row['block']:.1e} | {row['graph']:.1e} | {row['relative_l2']:.1e}"
+        masks = f"{row['mask_iou_onnx_vs_torch']:.4f} | {row['mask_iou_sparse_vs_dense']:.4f}"
+        click.echo(f"| {row['density']} | {row['dtype']} | {errors} | {masks} |")
+
+
+if __name__ == "__main__":
+    main()
