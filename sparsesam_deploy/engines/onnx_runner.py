@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import onnxruntime
 
 from ..export.metadata import load_exported
+from ..export.writer import EXTERNAL_DATA_ABOVE
 from .precision import in_float32
 
 PROVIDER = "CPUExecutionProvider"
@@ -40,14 +42,22 @@ class OnnxRunner:
             self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
         else:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        source = model.SerializeToString()
-        del model
-        self.session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+        self.session = _session(model, path.parent)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs and inner values by name, all as float32."""
         results = self.session.run(self.names, inputs)
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, results, strict=True)}
+
+
+def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
+    """A session on ``model``, whose external data (if any) lie in ``folder``; loaded weights above 2 GiB go by disk."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if sum(len(weight.raw_data) for weight in model.graph.initializer) < EXTERNAL_DATA_ABOVE:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="weights")
+        return onnxruntime.InferenceSession(path, providers=[PROVIDER])

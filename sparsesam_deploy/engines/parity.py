@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from ..export.encoder import OUTPUT, stream_names
+from ..export.encoder import HQ_OUTPUT, OUTPUT, stream_names
 from ..export.writer import DTYPES
 from ..model.attention import ImageState
 from ..model.encoder import SparseSamEncoder
@@ -61,7 +62,7 @@ class EncoderCheck:
     def __init__(self, path: Path, reference: SparseSamEncoder) -> None:
         self.reference, self.names = reference, stream_names(reference.config.depth)
         self.runner = OnnxRunner(path, self.names)
-        self.dtype = self.runner.metadata["dtype"]
+        self.dtype, self.batch = self.runner.metadata["dtype"], self.runner.metadata["batch"][0]
         self.in_float32 = None
         if self.dtype != "fp32":
             self.in_float32 = OnnxRunner(path, self.names, float32=True)
@@ -70,11 +71,12 @@ class EncoderCheck:
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, expected: torch.Tensor) -> EncoderParity:
         """Judge one image (1, 3, 1024, 1024); ``expected`` are the reference's embeddings of it."""
-        outputs = self.runner.run({"image": image.numpy()})
+        outputs = encode_one(self.runner, image.numpy(), self.batch)
         stages = list(self._stages(self.reference, image, outputs))
         exact = stages
         if self.in_float32 is not None:
-            exact = list(self._stages(self.rounded_reference, image, self.in_float32.run({"image": image.numpy()})))
+            in_float32 = encode_one(self.in_float32, image.numpy(), self.batch)
+            exact = list(self._stages(self.rounded_reference, image, in_float32))
         embeddings = outputs[OUTPUT]
         return EncoderParity(
             tuple(
@@ -99,6 +101,18 @@ class EncoderCheck:
             slack = int(SELECTION_SLACK * after.shape[1]) if isinstance(block.mlp, RoutedMlp) else 0
             yield f"block {index}", *update_error(after, expected, before, slack)
         yield "neck", relative_l2(outputs[OUTPUT], reference.finish(torch.from_numpy(streams[-1])).numpy()), 0
+
+
+class Runner(Protocol):
+    """Anything that runs an encoder."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+
+
+def encode_one(runner: Runner, image: np.ndarray, batch: int) -> dict[str, np.ndarray]:
+    """Run one image (1, 3, 1024, 1024) on an encoder that takes ``batch`` at least: outputs of the last copy of it."""
+    outputs = runner.run({"image": np.repeat(image, batch, 0)})
+    return {name: value[:, -1:] if name == HQ_OUTPUT else value[-1:] for name, value in outputs.items()}
 
 
 def update_error(actual: np.ndarray, expected: np.ndarray, before: np.ndarray, slack: int) -> tuple[float, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .masks import Agreement
@@ -80,7 +82,7 @@ class ParityReport(BaseModel):
             values = [getattr(image, kind).mean_iou for image in self.images]
             return round(sum(values) / len(values), 6)
 
-        return {
+        figures = {
             "passed": self.passed,
             "images": len(self.images),
             "prompts": sum(image.prompts for image in self.images),
@@ -92,14 +94,18 @@ class ParityReport(BaseModel):
             "mask_iou_onnx_vs_dense": mean("total"),
             "engine": self.engine,
         }
+        return _finite(figures)
 
     def as_json(self) -> dict:
-        return {
-            "summary": self.summary(),
-            "failures": self.failures,
-            "tolerance": {"graph": GRAPH_TOLERANCE, **vars(TOLERANCES[self.dtype])},
-            **self.model_dump(mode="json"),
-        }
+        """The whole report; figures that are no numbers are null, as JSON has it."""
+        return _finite(
+            {
+                "summary": self.summary(),
+                "failures": self.failures,
+                "tolerance": {"graph": GRAPH_TOLERANCE, **vars(TOLERANCES[self.dtype])},
+                **self.model_dump(mode="json"),
+            }
+        )
 
     def _image_checks(self, image: ImageResult) -> list[Check]:
         limit = TOLERANCES[self.dtype]
@@ -138,7 +144,7 @@ class ParityReport(BaseModel):
         for image in self.images:
             worst = max(image.stages, key=lambda stage: stage.precision)
             table.add_row(
-                image.image,
+                escape(image.image),
                 str(image.prompts),
                 f"{worst.precision:.1e}",
                 f"{max(stage.graph for stage in image.stages):.1e}",
@@ -152,9 +158,9 @@ class ParityReport(BaseModel):
             ("decoder", self.decoder_kernels),
             ("engine", self.engine),
         ):
-            console.print(f"{name}: {words}", highlight=False, soft_wrap=True)
+            console.print(f"{name}: {escape(words)}", highlight=False, soft_wrap=True)
         for failure in self.failures:
-            console.print(f"[red]FAILED[/] {failure}", highlight=False, soft_wrap=True)
+            console.print(f"[red]FAILED[/] {escape(failure)}", highlight=False, soft_wrap=True)
 
     def junit(self) -> bytes:
         """JUnit XML: one test case a check."""
@@ -166,6 +172,15 @@ class ParityReport(BaseModel):
             if check.failure:
                 ElementTree.SubElement(case, "failure", {"message": check.failure})
         return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """``value`` with null for not-a-number and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -21,7 +21,7 @@ from .manifest import EngineManifest
 from .masks import Agreement, Answer, Decode, agreement, answer, onnx_decode, torch_decode
 from .metrics import cosine, relative_l2
 from .onnx_runner import OnnxRunner
-from .parity import EncoderCheck
+from .parity import EncoderCheck, encode_one
 from .report import EngineResult, ImageResult, ParityReport
 from .samples import Sample
 
@@ -66,14 +66,8 @@ class Verifier:
         engine_folder: Path | None = None,
         manifest: EngineManifest | None = None,
     ) -> None:
-        for path in (encoder_path, decoder_path):
-            _, metadata = load_exported(path)
-            if metadata["checkpoint"]["sha256"] != loaded.sha256:
-                raise CheckFailed(
-                    f"{path} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "
-                    "give the checkpoint it came from or export again."
-                )
-        _, metadata = load_exported(encoder_path)
+        metadata = _metadata(encoder_path, loaded)
+        _metadata(decoder_path, loaded)
         encoder, config = loaded.sam.image_encoder, loaded.config
         self.dtype = metadata["dtype"]
         self.sparse = SparseSamEncoder(encoder, config, sparsity_of(metadata), metadata["gelu"])
@@ -119,7 +113,7 @@ class Verifier:
         exported = masks(self.decode_onnx, encoder.outputs, dense.chosen)
         engine = None
         if self.engine is not None:
-            outputs = self.engine.run({"image": image.tensor.numpy()})
+            outputs = encode_one(self.engine, image.tensor.numpy(), self.check.batch)
             engine = EngineResult(
                 embedding_error=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
@@ -139,6 +133,17 @@ class Verifier:
         )
         self.first = self.first or Shown(sample, dense, exported, result.total)
         return result
+
+
+def _metadata(path: Path, loaded: LoadedSam) -> dict:
+    """The metadata of an exported file, which must come from ``loaded``."""
+    _, metadata = load_exported(path)
+    if metadata["checkpoint"]["sha256"] != loaded.sha256:
+        raise CheckFailed(
+            f"{path} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "
+            "give the checkpoint it came from or export again."
+        )
+    return metadata
 
 
 @torch.inference_mode()

@@ -28,6 +28,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EXTERNAL_DATA_ABOVE = 2**31 - 2**24
 """Bytes of weights above which they go to one file beside the graph; protobuf ends at 2 GiB, graph included."""
 
+_INT32_INDICES = {("Gather", 1), ("GatherElements", 1), ("ScatterElements", 1)}
+
 
 def export_module(
     module: nn.Module,
@@ -65,6 +67,7 @@ def export_module(
     model = program.model
     del model.graph.outputs[len(outputs) :]
     _name_nodes(model.graph)
+    _narrow_index_tables(model.graph)
     _attach_functions(model)
     model.producer_name, model.graph.name = "sparsesam-deploy", path.stem
     Sequential(
@@ -100,6 +103,16 @@ def _name_nodes(graph: ir.Graph) -> None:
         name = f"{module}.{node.op_type}"
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def _narrow_index_tables(graph: ir.Graph) -> None:
+    """Back to int32: the exporter folds the cast that torch's index_select asks for into the tables."""
+    for value in graph.initializers.values():
+        gathered = all((use.node.op_type, use.idx) in _INT32_INDICES for use in value.uses())
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.INT64 and gathered:
+            table = value.const_value.numpy()
+            value.const_value = ir.tensor(table.astype("int32"), name=value.name)
+            value.dtype = ir.DataType.INT32
 
 
 def _attach_functions(model: ir.Model) -> None:
