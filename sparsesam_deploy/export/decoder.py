@@ -34,7 +34,7 @@ def export_decoder(loaded: LoadedSam, path: Path, dtype: str = "fp32") -> None:
         "has_mask_input": (torch.zeros(3), {0: prompts}),
     }
     export_module(
-        SamDecoder(loaded.sam, config, DTYPES[dtype]),
+        lambda: SamDecoder(loaded.sam, config, DTYPES[dtype]),
         inputs | {name: example for name, (example, _) in prompt_inputs.items()},
         OUTPUTS,
         path,

@@ -46,9 +46,8 @@ def export_encoder(
     """
     low, _, high = batch
     dynamic = low != high
-    graph = _EncoderGraph(cast_copy(encoder, DTYPES[dtype]), DTYPES[dtype])
     export_module(
-        graph,
+        lambda: _EncoderGraph(cast_copy(encoder, DTYPES[dtype]), DTYPES[dtype]),
         {"image": torch.zeros(max(2, high) if dynamic else high, 3, IMAGE_SIZE, IMAGE_SIZE)},
         (OUTPUT, HQ_OUTPUT) if encoder.config.hq else (OUTPUT,),
         path,

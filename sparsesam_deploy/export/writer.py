@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ _INT32_INDICES = {("Gather", 1), ("GatherElements", 1), ("ScatterElements", 1)}
 
 
 def export_module(
-    module: nn.Module,
+    make_module: Callable[[], nn.Module],
     inputs: dict[str, Tensor],
     outputs: Sequence[str],
     path: Path,
@@ -40,31 +41,23 @@ def export_module(
     dynamic_shapes: dict[str, Any] | None = None,
     inner_values: Sequence[str] = (),
 ) -> None:
-    """Trace ``module``, attach the bodies of its custom nodes, write ``path`` and check it.
+    """Trace a module, attach the bodies of its custom nodes, write ``path`` and check it.
+
+    At most two copies of the weights are alive at once, which is what keeps a ViT-H within 8 GiB.
 
     Args:
+        make_module: makes the module; nobody else may hold it, so that its weights can go once they are in the file.
         inputs: example arguments by name; the names become those of the graph's inputs.
         outputs: names of the graph's outputs.
         metadata: what the file says about itself (see ``metadata.py``).
         dynamic_shapes: as for ``torch.export``.
-        inner_values: names for further results of ``module`` after ``outputs``: kept as names of inner values, so
+        inner_values: names for further results of the module after ``outputs``: kept as names of inner values, so
             that a verifier can look at them, but not as outputs.
 
     Raises:
         CheckFailed: onnx.checker refuses the result.
     """
-    with _quiet(), torch.inference_mode():
-        program = torch.onnx.export(
-            module.eval(),
-            kwargs=inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=[*outputs, *inner_values],
-            dynamic_shapes=dynamic_shapes,
-            verbose=False,
-        )
-    model = program.model
+    model = _trace(make_module, inputs, [*outputs, *inner_values], dynamic_shapes)
     del model.graph.outputs[len(outputs) :]
     _name_nodes(model.graph)
     _narrow_index_tables(model.graph)
@@ -75,7 +68,42 @@ def export_module(
         passes.RemoveUnusedOpsetsPass(),
         passes.ClearMetadataAndDocStringPass(),
     )(model)
-    _save(model, path, metadata)
+    weights = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value))
+    if weights > EXTERNAL_DATA_ABOVE:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        proto = onnx.load(path, load_external_data=False)
+    else:
+        proto = ir.to_proto(model)
+    del model
+    gc.collect()  # the traced program is full of reference cycles, and of weights
+    set_metadata(proto, metadata)
+    proto.metadata_props.add(key=DIGEST, value=content_digest(proto, path.parent))
+    path.write_bytes(proto.SerializeToString())
+    del proto
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckFailed(f"onnx.checker refuses the exported {path.name}: {str(error).splitlines()[0]}.") from error
+
+
+def _trace(
+    make_module: Callable[[], nn.Module],
+    inputs: dict[str, Tensor],
+    results: list[str],
+    dynamic_shapes: dict[str, Any] | None,
+) -> ir.Model:
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            make_module().eval(),
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=results,
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
+    return program.model
 
 
 @contextmanager
@@ -121,20 +149,3 @@ def _attach_functions(model: ir.Model) -> None:
         if body.name in used:
             function = ir.from_proto(body)
             model.functions[function.identifier()] = function
-
-
-def _save(model: ir.Model, path: Path, metadata: dict[str, Any]) -> None:
-    weights = sum(tensor.nbytes for value in model.graph.initializers.values() if (tensor := value.const_value))
-    if weights > EXTERNAL_DATA_ABOVE:
-        ir.save(model, path, external_data=f"{path.name}.data")
-        proto = onnx.load(path, load_external_data=False)
-    else:
-        proto = ir.to_proto(model)
-    set_metadata(proto, metadata)
-    proto.metadata_props.add(key=DIGEST, value=content_digest(proto, path.parent))
-    path.write_bytes(proto.SerializeToString())
-    del proto
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise CheckFailed(f"onnx.checker refuses the exported {path.name}: {str(error).splitlines()[0]}.") from error

@@ -1,0 +1,117 @@
+"""What an export costs: wall time and peak memory of every stage, for models of the official sizes.
+
+    python -m benchmarks.export_cost --json engines/built/export_cost.json vit_b:fp16 vit_h:fp16
+
+Weights are random: cost does not depend on them. Each case runs in a process of its own, so that its peak is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.helpers import save_random_checkpoint
+
+LIMITS = {"vit_b": {"seconds": 60}, "vit_h": {"seconds": 180, "mib": 8192}}
+"""Of load, encoder and decoder together, checks included; the engine is not part of it."""
+EXPORT = ("load", "encoder.onnx", "decoder.onnx")
+
+
+def measure(family: str, dtype: str, folder: Path, engine: bool = True) -> dict:
+    """Export and build in this process; ``folder`` holds ``family``.pth and receives the files."""
+    start = time.perf_counter()
+    from sparsesam_deploy.engines.builder import EngineOptions, build_engine
+    from sparsesam_deploy.export.decoder import export_decoder
+    from sparsesam_deploy.export.encoder import export_encoder
+    from sparsesam_deploy.model.checkpoint import load_checkpoint
+    from sparsesam_deploy.model.config import SparsityConfig
+    from sparsesam_deploy.model.encoder import SparseSamEncoder
+    from sparsesam_deploy.progress import Stages
+
+    imports = round(time.perf_counter() - start, 2)
+    stages = Stages(Console(stderr=True))
+    with stages("load"):
+        loaded = load_checkpoint(folder / f"{family}.pth")
+    with stages("encoder.onnx"):
+        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SparsityConfig()).eval()
+        export_encoder(encoder, loaded, folder / "encoder.onnx", dtype)
+    with stages("decoder.onnx"):
+        export_decoder(loaded, folder / "decoder.onnx", dtype)
+    export_peak = _peak_mib()
+    del encoder, loaded
+    if engine:
+        with stages("engine") as advance:
+            build_engine(folder / "encoder.onnx", "tensorrt-rtx", EngineOptions(), advance)
+    records = stages.as_dicts()
+    seconds = round(sum(record["seconds"] for record in records if record["name"] in EXPORT), 2)
+    return {
+        "case": f"{family}:{dtype}",
+        "import_seconds": imports,
+        "export_seconds": seconds,
+        "export_peak_mib": export_peak,
+        "peak_mib": _peak_mib(),
+        "stages": records,
+    }
+
+
+def _peak_mib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def within_limits(result: dict) -> bool:
+    limits = LIMITS.get(result["case"].partition(":")[0], {})
+    in_time = result["export_seconds"] <= limits.get("seconds", float("inf"))
+    return in_time and result["export_peak_mib"] <= limits.get("mib", float("inf"))
+
+
+def run_case(case: str, scratch: Path | None = None, engine: bool = True) -> dict:
+    """`measure` in a fresh process, on a checkpoint made in another one; nothing is left behind."""
+    family, _, dtype = case.partition(":")
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        for function, arguments in (
+            (save_random_checkpoint, (Path(folder) / f"{family}.pth", family)),
+            (measure, (family, dtype or "fp16", Path(folder), engine)),
+        ):
+            with context.Pool(1) as pool:
+                result = pool.apply(function, arguments)
+    return result
+
+
+def print_results(results: list[dict], console: Console) -> None:
+    table = Table("case", "stage", "seconds", "peak MiB", title="cost of an export")
+    for result in results:
+        for stage in result["stages"]:
+            table.add_row(result["case"], stage["name"], f"{stage['seconds']:.1f}", str(stage["peak_mib"]))
+        verdict = "within limits" if within_limits(result) else "over its limit"
+        export = f"{result['export_seconds']:.1f}"
+        table.add_row(result["case"], f"export, {verdict}", export, str(result["export_peak_mib"]), end_section=True)
+    console.print(table)
+
+
+@click.command(help=__doc__)
+@click.argument("cases", nargs=-1)
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+@click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Folder for temporary files, 8 GB.")
+@click.option("--engine/--no-engine", default=True)
+def main(cases: tuple[str, ...], json_path: Path | None, scratch: Path | None, engine: bool) -> None:
+    results = []
+    for case in cases or ("vit_b:fp16", "vit_h:fp16", "vit_h:fp32"):
+        results.append(run_case(case, scratch, engine))
+        if json_path:
+            json_path.parent.mkdir(parents=True, exist_ok=True)
+            json_path.write_text(json.dumps(results, indent=2) + "\n")
+    print_results(results, Console())
+    raise SystemExit(not all(map(within_limits, results)))
+
+
+if __name__ == "__main__":
+    main()

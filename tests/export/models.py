@@ -1,0 +1,127 @@
+"""Exported files of small models, made once for all tests, and what can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, inliner, numpy_helper, shape_inference
+from torch import Tensor
+
+from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.config import SamConfig, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.helpers import TINY, random_sam
+
+TINY_HQ = replace(TINY, hq=True)
+TENSORRT_MAX_TOP_K = 3840
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An exported encoder and the torch module it came from."""
+
+    path: Path
+    encoder: SparseSamEncoder
+
+    def load(self) -> onnx.ModelProto:
+        return onnx.load(self.path)
+
+    def run(self, image: Tensor) -> list[Tensor]:
+        return run_onnx(self.path, {"image": image.numpy()})
+
+
+def load_tiny(config: SamConfig = TINY) -> LoadedSam:
+    return LoadedSam(random_sam(config), config, "0" * 64, "tiny.pth")
+
+
+def export(
+    folder: Path,
+    sparsity: SparsityConfig,
+    dtype: str = "fp32",
+    batch: tuple[int, int, int] = (1, 1, 1),
+    gelu: str = "erf",
+    config: SamConfig = TINY,
+) -> Exported:
+    loaded = load_tiny(config)
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, config, sparsity, gelu).eval()
+    path = folder / "encoder.onnx"
+    export_encoder(encoder, loaded, path, dtype, batch)
+    return Exported(path, encoder)
+
+
+def random_image(batch: int = 1, seed: int = 0) -> Tensor:
+    """Coarse blobs and fine noise: some cells are flat and some are not."""
+    generator = torch.Generator().manual_seed(seed)
+    blobs = torch.nn.functional.interpolate(torch.randn(batch, 3, 16, 16, generator=generator), size=(1024, 1024))
+    return blobs + 0.3 * torch.randn(batch, 3, 1024, 1024, generator=generator)
+
+
+def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[Tensor]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(result) for result in session.run(None, inputs)]
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Relative distance in L2, NaN where anything is NaN."""
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without functions, every type and shape that can be inferred filled in."""
+    return shape_inference.infer_shapes(inliner.inline_local_functions(model), data_prop=True)
+
+
+def value_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every value by name."""
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
+    return types | {weight.name: weight.data_type for weight in graph.initializer}
+
+
+def forbidden_nodes(model: onnx.ModelProto) -> list[str]:
+    """What no builder takes (tensorrt.md): reductions in scatters, NonZero, TopK beyond 3840; k must be known."""
+    return list(_forbidden(inlined(model)))
+
+
+def _forbidden(model: onnx.ModelProto) -> Iterator[str]:
+    ks = [node.input[1] for node in model.graph.node if node.op_type == "TopK"]
+    values = _evaluate(model, ks)
+    for node in model.graph.node:
+        reduction = next((a.s for a in node.attribute if a.name == "reduction"), b"none")
+        if node.op_type == "NonZero" or (node.op_type.startswith("Scatter") and reduction != b"none"):
+            yield f"{node.name}: {node.op_type} {reduction.decode()}"
+        if node.op_type == "TopK" and values[node.input[1]] > TENSORRT_MAX_TOP_K:
+            yield f"{node.name}: TopK of {values[node.input[1]]}"
+
+
+def _evaluate(model: onnx.ModelProto, names: list[str]) -> dict[str, int]:
+    """Integers inside the graph, from running it: a k may be computed from shapes."""
+    if not names:
+        return {}
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    results = session.run(None, {"image": np.zeros((1, 3, 1024, 1024), np.float32)})
+    return {name: int(np.ravel(value)[0]) for name, value in zip(dict.fromkeys(names), results, strict=True)}
+
+
+def wide_integer_tables(model: onnx.ModelProto) -> list[str]:
+    """int64 constants with more entries than a shape has: index tables that should be int32."""
+    constants = list(model.graph.initializer)
+    for node in inlined(model).graph.node:
+        constants += [
+            a.t for a in node.attribute if node.op_type == "Constant" and a.type == onnx.AttributeProto.TENSOR
+        ]
+    arrays = {c.name: numpy_helper.to_array(c) for c in constants if c.data_type == TensorProto.INT64}
+    return [f"{name}{list(array.shape)}" for name, array in arrays.items() if array.size > 8]

@@ -1,0 +1,193 @@
+"""``encoder.onnx`` of every variant: equal to torch, and nothing in it that a builder refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from sparsesam_deploy.engines.onnx_runner import OnnxRunner
+from sparsesam_deploy.engines.samples import shipped_samples
+from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, export_encoder, stream_names
+from sparsesam_deploy.model.checkpoint import load_nano
+from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.ops.function_body import DOMAIN, OPSET
+from tests.export.models import (
+    TINY_HQ,
+    Exported,
+    export,
+    forbidden_nodes,
+    inlined,
+    random_image,
+    relative_error,
+    run_onnx,
+    value_types,
+    wide_integer_tables,
+)
+from tests.helpers import TINY
+
+TOLERANCE = 1e-5
+VARIANTS = {
+    **{
+        f"{order}-{routing}": SparsityConfig(0.3, 0.5, order=order, routing=routing)
+        for order in ORDERS
+        for routing in ROUTINGS
+    },
+    "dense": DENSE,
+    "lattice-diagonal": SparsityConfig(0.25, 1.0, diagonal=True),
+    "windows-static": SparsityConfig(0.25, 1.0, 0.4),
+    "windows-ranked": SparsityConfig(0.4, 0.96, 0.4, order="ranked", routing="skip-group-rank"),
+    "paper": PRESETS["paper"],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@torch.inference_mode()
+def test_every_variant_in_fp32(name: str, tmp_path: Path):
+    exported = export(tmp_path, VARIANTS[name])
+    (out,) = exported.run(random_image())
+    assert relative_error(out, exported.encoder(random_image())) <= TOLERANCE
+    model = exported.load()
+    assert_deployable(model)
+    assert [value.name for value in model.graph.output] == [OUTPUT]
+    assert {*stream_names(TINY.depth)} <= {output for node in model.graph.node for output in node.output}
+
+
+def assert_deployable(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    assert {opset.domain: opset.version for opset in model.opset_import} == {"": OPSET, DOMAIN: 1}
+    assert forbidden_nodes(model) == []
+    assert wide_integer_tables(model) == []
+    functions = {function.name: function for function in model.functions}
+    custom = [node for node in model.graph.node if node.domain]
+    assert {node.op_type for node in custom} == set(functions)
+    assert all(node.op_type.startswith(("StripeAttention", "RoutedMlp")) for node in custom)
+    for node in custom:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert attributes["plugin_namespace"] == b"", node.name
+        assert attributes["plugin_version"] == b"1", node.name
+        assert set(attributes) == set(functions[node.op_type].attribute), node.name
+    assert not [inner.name for function in functions.values() for inner in function.node if inner.domain]
+
+
+@pytest.mark.parametrize("batch", (1, 2, 4), ids="batch-{}".format)
+@pytest.mark.parametrize("name", ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static"))
+@torch.inference_mode()
+def test_dynamic_batch(name: str, batch: int, dynamic: dict[str, Exported]):
+    out = run_onnx(dynamic[name].path, {"image": random_image(4)[:batch].numpy()})[0]
+    alone = [run_onnx(dynamic[name].path, {"image": random_image(4)[i : i + 1].numpy()})[0] for i in {0, batch - 1}]
+    for found, expected in zip((out[:1], out[batch - 1 :]), (alone[0], alone[-1]), strict=True):
+        assert relative_error(found, expected) <= TOLERANCE
+    assert out.shape == (batch, 256, 64, 64)
+    assert relative_error(alone[0], dynamic[name].encoder(random_image(4)[:1])) <= TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    names = ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static")
+    return {name: export(tmp_path_factory.mktemp(name), VARIANTS[name], batch=(1, 2, 4)) for name in names}
+
+
+def test_static_batch_of_two(tmp_path: Path):
+    exported = export(tmp_path, PRESETS["default"], batch=(2, 2, 2))
+    (image,) = exported.load().graph.input
+    assert [dim.dim_value for dim in image.type.tensor_type.shape.dim] == [2, 3, 1024, 1024]
+    assert exported.run(random_image(2))[0].shape == (2, 256, 64, 64)
+
+
+@pytest.mark.parametrize("name", ("lattice-share-variance", "lattice-diagonal", "paper", "interleaved-share-sobel"))
+@pytest.mark.parametrize("dtype", ("fp16", "bf16"))
+@torch.inference_mode()
+def test_half_precision_is_in_the_graph(dtype: str, name: str, tmp_path: Path):
+    exported = export(tmp_path, VARIANTS[name], dtype)
+    model = exported.load()
+    assert_deployable(model)
+    half = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[dtype]
+    wide = {w.name for w in model.graph.initializer if w.data_type == TensorProto.FLOAT}
+    # Convolutions have no bfloat16 kernel: their weights are float32 after a Cast, or are stored so.
+    allowed = (
+        {name for node in model.graph.node if node.op_type == "Conv" for name in node.input}
+        if dtype == "bf16"
+        else set()
+    )
+    assert {name for name in wide - allowed if np.prod(_dims(model, name)) > 1} == set()
+    types = value_types(inlined(model))
+    products = {n.name: types[n.input[0]] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")}
+    assert products
+    assert set(products.values()) == {half}
+    assert {types[name] for name in stream_names(TINY.depth)} == {half}
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {
+        TensorProto.FLOAT
+    }
+    # The same graph in float32, half's rounding left out, is the torch module with rounded weights: 2^-9 in bfloat16.
+    found = OnnxRunner(exported.path, float32=True).run({"image": random_image().numpy()})[OUTPUT]
+    assert (
+        relative_error(torch.from_numpy(found), exported.encoder(random_image())) <= {"fp16": 0.01, "bf16": 0.08}[dtype]
+    )
+
+
+def _dims(model: onnx.ModelProto, name: str) -> list[int]:
+    return next(list(weight.dims) for weight in model.graph.initializer if weight.name == name)
+
+
+@pytest.mark.parametrize("dtype", ("fp32", "fp16", "bf16"))
+def test_norms_are_layer_normalizations(dtype: str, tmp_path: Path):
+    model = export(tmp_path, DENSE, dtype).load()
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("LayerNormalization") == 2 * TINY.depth + 2
+    assert not {"ReduceMean", "Pow", "Sqrt", "InstanceNormalization"} & set(kinds)
+    neck = [node.op_type for node in model.graph.node if node.name.startswith("encoder.neck.norm")]
+    assert neck == ["LayerNormalization"] * 2
+    stash = [
+        a.i
+        for node in model.graph.node
+        if node.op_type == "LayerNormalization"
+        for a in node.attribute
+        if a.name == "stash_type"
+    ]
+    assert set(stash) <= {TensorProto.FLOAT}  # statistics in float32, which also is the default
+
+
+@pytest.mark.parametrize("gelu", ("erf", "tanh"))
+@torch.inference_mode()
+def test_gelu(gelu: str, tmp_path: Path):
+    exported = export(tmp_path, PRESETS["default"], gelu=gelu)
+    nodes = [node for node in exported.load().graph.node if node.op_type == "Gelu"]
+    modes = {onnx.helper.get_node_attr_value(node, "approximate") for node in nodes if node.attribute} or {b"none"}
+    assert len(nodes) == TINY.depth
+    assert modes == {b"none" if gelu == "erf" else b"tanh"}
+    assert relative_error(exported.run(random_image())[0], exported.encoder(random_image())) <= TOLERANCE
+
+
+@pytest.mark.parametrize("batch", ((1, 1, 1), (1, 2, 4)), ids=("static", "dynamic"))
+@torch.inference_mode()
+def test_hq_intermediate_embeddings(batch: tuple[int, int, int], tmp_path: Path):
+    exported = export(tmp_path, PRESETS["default"], batch=batch, config=TINY_HQ)
+    assert [value.name for value in exported.load().graph.output] == [OUTPUT, HQ_OUTPUT]
+    image = random_image(2 if batch[2] > 1 else 1)
+    out, interm = exported.run(image)
+    streams = exported.encoder.block_outputs(image)
+    assert interm.shape == (2, len(image), 64, 64, TINY.embed_dim)
+    assert relative_error(out, exported.encoder(image)) <= TOLERANCE
+    assert relative_error(interm, exported.encoder.interm_embeddings(streams)) <= TOLERANCE
+    assert relative_error(interm[1], exported.encoder.to_grid(streams[3])) <= TOLERANCE
+
+
+@torch.inference_mode()
+def test_nano_in_fp16_on_real_images(tmp_path: Path):
+    """No overflow anywhere in the residual stream, and an embedding that fp16 blurs by little."""
+    loaded = load_nano()
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, PRESETS["default"]).eval()
+    export_encoder(encoder, loaded, tmp_path / "encoder.onnx", "fp16")
+    streams = stream_names(loaded.config.depth)
+    runner = OnnxRunner(tmp_path / "encoder.onnx", streams)
+    for sample in shipped_samples():
+        image = sample.preprocessed().tensor
+        results = runner.run({"image": image.numpy()})
+        assert [name for name in (OUTPUT, *streams) if not np.isfinite(results[name]).all()] == []
+        assert relative_error(torch.from_numpy(results[OUTPUT]), encoder(image)) <= 0.02
