@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -152,7 +153,7 @@ def test_onnx_then_engine_then_verify(tiny_checkpoint, sparsesam_export, tmp_pat
 
 
 def test_failed_parity_is_exit_1_and_goes_to_rejected(tiny_checkpoint, sparsesam_export, tmp_path, monkeypatch):
-    strict = tolerance.Tolerance(block=1e-9, embedding=1e-2, cosine=0.9, mask_iou=0.5, boundary_iou=0.5)
+    strict = replace(tolerance.TOLERANCES["fp16"], block=1e-9)
     monkeypatch.setitem(tolerance.TOLERANCES, "fp16", strict)
     result = sparsesam_export("build", "--checkpoint", tiny_checkpoint, *TINY_BUILD, "--output", tmp_path / "out")
     assert result.code == 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 
+from ..errors import CheckFailed
 from ..export.metadata import load_exported
 from ..export.writer import EXTERNAL_DATA_ABOVE
 from .precision import in_float32
@@ -26,12 +28,19 @@ class OnnxRunner:
         inner_values: names of inner values to return beside the outputs.
         float32: run a half-precision graph in float32 without its rounding (see ``precision.py``).
 
+    Attributes:
+        num_groups: groups computed in full by each routed MLP, as the nodes say.
+
     Raises:
-        InvalidInput, CheckFailed: see `load_exported`.
+        InvalidInput, CheckFailed: see `load_exported`; ONNX Runtime refuses the graph.
     """
 
     def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
         model, self.metadata = load_exported(path)
+        self.path = path
+        self.num_groups = [
+            attribute.i for node in model.graph.node for attribute in node.attribute if attribute.name == "num_groups"
+        ]
         self.names = [value.name for value in model.graph.output] + list(inner_values)
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
         if float32:
@@ -42,12 +51,25 @@ class OnnxRunner:
             self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
         else:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
-        self.session = _session(model, path.parent)
+        with self._explained():
+            self.session = _session(model, path.parent)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs and inner values by name, all as float32."""
-        results = self.session.run(self.names, inputs)
+        with self._explained():
+            results = self.session.run(self.names, inputs)
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, results, strict=True)}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """ONNX Runtime's exceptions have no common base but Exception."""
+        try:
+            yield
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise CheckFailed(
+                f"ONNX Runtime cannot run {self.path} ({reason}); export the checkpoint again."
+            ) from error
 
 
 def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:

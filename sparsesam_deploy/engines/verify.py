@@ -93,6 +93,7 @@ class Verifier:
             results.append(self._judge(sample))
         return ParityReport(
             dtype=self.dtype,
+            ranked=self.sparse.ranked,
             encoder_kernels=self.check.runner.kernels,
             decoder_kernels=self.decoder.kernels,
             engine=self.engine_status,

@@ -77,6 +77,12 @@ class SparseSamEncoder(nn.Module):
         self.register_buffer("inv_perm", torch.tensor(order.inverse(perm)), persistent=False)
 
     @property
+    def ranked(self) -> bool:
+        """Whether a ranking made from an image's own keys decides for later blocks."""
+        attends = any(block.attention.ranked for block in self.blocks)
+        return attends or any(isinstance(block.mlp, RoutedMlp) and block.mlp.by_group_rank for block in self.blocks)
+
+    @property
     def effective_density(self) -> dict[str, float]:
         """(query, key) pairs computed / all pairs by kind of attention; rows computed / all rows over all MLPs."""
         kinds: dict[str, list[float]] = {"global_attention": [], "windowed_attention": [], "mlp": []}

@@ -12,14 +12,14 @@ import torch
 from sparsesam_deploy.engines.metrics import relative_l2
 from sparsesam_deploy.engines.parity import EncoderCheck, EncoderParity, StageError, first_failure, update_error
 from sparsesam_deploy.engines.samples import shipped_samples
-from sparsesam_deploy.engines.tolerance import GRAPH_TOLERANCE, TOLERANCES
+from sparsesam_deploy.engines.tolerance import AS_FP32, TOLERANCES
 from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 
-from .faults import FAULTS, Fault, write_broken
+from .faults import FAULTS, ONE_GROUP_TOO_MANY, Fault, write_broken
 
 DTYPES = ("fp32", "fp16", "bf16")
 
@@ -65,20 +65,20 @@ def broken(exported) -> EncoderParity:
 # --- real exports ------------------------------------------------------------------------------------------------
 
 
-def assert_accepted(parity: EncoderParity, dtype: str) -> None:
+def assert_accepted(parity: EncoderParity, dtype: str, embedding: float) -> None:
     assert first_failure(parity.stages, dtype) is None
-    assert parity.relative_l2 <= TOLERANCES[dtype].embedding
+    assert parity.relative_l2 <= embedding
     assert parity.cosine >= TOLERANCES[dtype].cosine
     assert np.isfinite(parity.max_abs)  # has no limit: a rerouted token is off by more than 1
     assert [stage.name for stage in parity.stages] == ["embedding", *(f"block {i}" for i in range(12)), "neck"]
 
 
 def test_the_default_preset_is_accepted(exported, dtype):
-    assert_accepted(judge(exported, "default"), dtype)
+    assert_accepted(judge(exported, "default"), dtype, TOLERANCES[dtype].embedding)
 
 
 def test_the_paper_preset_is_accepted(dtype, tmp_path):
-    assert_accepted(judge(export(tmp_path, "paper", dtype), "paper"), dtype)
+    assert_accepted(judge(export(tmp_path, "paper", dtype), "paper"), dtype, TOLERANCES[dtype].embedding_ranked)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -91,7 +91,13 @@ def test_a_fault_is_refused_and_its_block_named(broken, dtype, fault: Fault):
 
 def test_healthy_blocks_between_broken_ones_are_accepted(broken, dtype):
     accepted = [stage.name for stage in broken.stages if first_failure([stage], dtype) is None]
-    assert accepted == ["embedding", "block 9", "block 10", "neck"]
+    assert accepted == ["embedding", "block 6", "block 9", "block 10", "neck"]
+
+
+def test_a_wrong_number_of_groups_is_refused_before_anything_runs(exported, tmp_path):
+    path = write_broken(tmp_path / "encoder.onnx", exported, [ONE_GROUP_TOO_MANY])
+    with pytest.raises(CheckFailed, match="groups in full in its routed blocks"):
+        EncoderCheck(path, reference("default")[0])
 
 
 def test_an_edit_that_is_not_signed_is_refused_by_its_digest(exported, tmp_path):
@@ -176,5 +182,5 @@ def test_the_first_stage_over_tolerance_is_named(errors, words, dtype):
 
 def test_at_the_limit_is_within(dtype):
     limit = TOLERANCES[dtype].block
-    assert first_failure(stages(first=(GRAPH_TOLERANCE, limit)), dtype) is None
-    assert f"in {dtype}" in first_failure(stages(first=(GRAPH_TOLERANCE, limit * 1.001)), dtype)
+    assert first_failure(stages(first=(AS_FP32.block, limit)), dtype) is None
+    assert f"in {dtype}" in first_failure(stages(first=(AS_FP32.block, limit * 1.001)), dtype)

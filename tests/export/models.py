@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, inliner, numpy_helper, shape_inference
 from torch import Tensor
 
+from sparsesam_deploy.engines.precision import in_float32
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import SamConfig, SparsityConfig
@@ -109,6 +110,7 @@ def _evaluate(model: onnx.ModelProto, names: list[str]) -> dict[str, int]:
         return {}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
+    probe = in_float32(probe, (), rounded=False)  # the CPU provider has no bfloat16 kernels
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
