@@ -105,9 +105,11 @@ def _stripe_attention(
         scores = (q @ k.transpose(2, 3)).unflatten(3, (grid, grid))
         out = scores.add_(rel_h.unsqueeze(4)).add_(rel_w.unsqueeze(3)).flatten(3).softmax(3) @ v
     else:
-        scores = q @ _take(k, keys, 2).transpose(2, 3)
-        scores += _take(rel_h, row[keys], 3)
-        scores += _take(rel_w, col[keys], 3)
+        # The bias is one entry of rel_h and one of rel_w for each key: a product with one-hot rows beats the gather.
+        one_hot = torch.eye(grid, dtype=q.dtype, device=q.device)
+        key_terms = [_take(k, keys, 2)]
+        key_terms += [one_hot[coordinate[keys]].expand(*key_terms[0].shape[:3], grid) for coordinate in (row, col)]
+        scores = torch.cat((q, rel_h, rel_w), 3) @ torch.cat(key_terms, 3).transpose(2, 3)
         if tiles is None:
             out = scores.softmax(3) @ _take(v, keys, 2)
         else:
