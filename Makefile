@@ -9,7 +9,7 @@ demo: .venv/demo
 	@echo "picture: $(DEMO)/overlay.png"
 
 test: .venv/dev
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 FOLDER = Path(__file__).parents[1] / "tests" / "data" / "holdout"
+
+PROMPTS = ("box", "point")
 
 Encode = Callable[[Tensor], Tensor]
 """(B, 3, 1024, 1024), normalised and padded -> (B, 256, 64, 64)."""
@@ -35,9 +37,10 @@ SYMMETRIES: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """One image (H, W, 3) uint8 and the true ``masks`` (objects, H, W) of what is on it."""
+    """One image (H, W, 3) uint8 and the true ``masks`` (objects, H, W) of what is on it; ``source`` is its file."""
 
-    name: str
+    source: str
+    symmetry: str
     image: np.ndarray
     masks: np.ndarray
 
@@ -61,7 +64,7 @@ def scenes(symmetries: int = 1, folder: Path = FOLDER) -> list[Scene]:
             image = np.array(Image.open(folder / entry["image"]).convert("RGB"))
             labels = np.array(Image.open(folder / entry["labels"]))
             masks = [mirrored(np.isin(labels, item["labels"])) for item in entry["objects"]]
-            found.append(Scene(f"{entry['image']} {name}", mirrored(image).copy(), np.stack(masks)))
+            found.append(Scene(entry["image"], name, mirrored(image).copy(), np.stack(masks)))
     return found
 
 
@@ -99,16 +102,6 @@ def intersection_over_union(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return (found & true).sum((1, 2)) / (found | true).sum((1, 2))
 
 
-@torch.no_grad()
-def embeddings(sam: Sam, encode: Encode, found: list[Scene]) -> Iterator[Tensor]:
-    """(1, 256, 64, 64) of each scene."""
-    for scene in found:
-        yield encode(preprocess(sam, scene.image))
-
-
 def object_ious(sam: Sam, embedding: Tensor, scene: Scene) -> dict[str, np.ndarray]:
     """IoU of every object of ``scene``, by kind of prompt."""
     return {prompt: intersection_over_union(segment(sam, embedding, scene, prompt), scene.masks) for prompt in PROMPTS}
-
-
-PROMPTS = ("box", "point")

@@ -113,7 +113,7 @@ def _builders() -> Iterator[Finding]:
 def _optional() -> Iterator[Finding]:
     for package, purpose, remedy in (
         ("triton", "the GPU kernels", "pip install 'sparsesam-deploy[triton]'"),
-        ("polygraphy", "running engines in verify", "pip install 'sparsesam-deploy[tensorrt]'"),
+        ("polygraphy", "running engines in verify", "pip install polygraphy"),
     ):
         version = _version(package)
         yield Finding(package, version) if version else Finding(package, f"not installed: {purpose}", "note", remedy)

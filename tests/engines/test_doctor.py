@@ -90,7 +90,7 @@ def test_torch_without_cuda_on_a_gpu_machine_is_worth_a_note(gpu, monkeypatch):
         ("torch", "problem", "pip install torch torchvision"),
         ("onnx", "problem", "pip install onnx"),
         ("triton", "note", "pip install 'sparsesam-deploy[triton]'"),
-        ("polygraphy", "note", "pip install 'sparsesam-deploy[tensorrt]'"),
+        ("polygraphy", "note", "pip install polygraphy"),
     ],
 )
 def test_absent_packages_have_a_remedy(no_gpu, monkeypatch, package, status, remedy):

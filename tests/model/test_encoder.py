@@ -1,0 +1,173 @@
+"""The product's encoder against Segment Anything's own (dense) and against the oracle (sparse), block by block."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.holdout import preprocess, scenes
+from sparsesam_deploy.errors import DensityError
+from sparsesam_deploy.model.config import DENSE, FAMILIES, ORDERS, PRESETS, ROUTINGS, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.networks import SMALL, nano, noise_image, relative_error, small_encoder, stock_encoder
+from tests.oracle import OracleEncoder
+
+DENSE_TOLERANCE = 1e-5  # largest difference
+SPARSE_TOLERANCE = 1e-5  # relative, in L2
+DENSITIES = (0.25, 0.3, 0.4, 0.5, 0.75)
+
+
+def sparse_encoder(config: SparsityConfig) -> SparseSamEncoder:
+    return SparseSamEncoder(small_encoder(), SMALL, config).eval()
+
+
+@torch.no_grad()
+def assert_matches_oracle(encoder: SparseSamEncoder, oracle: OracleEncoder, image: Tensor) -> None:
+    expected = oracle.block_outputs(image)
+    # A selection decided by the last bit would make this test a coin toss on another machine.
+    assert min(oracle.margins, default=1.0) > 1e-6
+    found = encoder.block_outputs(image)
+    perm = encoder.perm.long()
+    errors = [relative_error(out, raster.flatten(1, 2)[:, perm]) for out, raster in zip(found, expected, strict=True)]
+    assert max(errors) <= SPARSE_TOLERANCE, f"relative error of each block: {errors}"
+    assert relative_error(encoder(image), oracle.embed(expected[-1])) <= SPARSE_TOLERANCE
+
+
+@torch.no_grad()
+def test_dense_is_segment_anything_on_nano():
+    sam, config = nano()
+    encoder = SparseSamEncoder(sam.image_encoder, config, DENSE).eval()
+    for scene in scenes()[:2]:
+        image = preprocess(sam, scene.image)
+        assert (encoder(image) - sam.image_encoder(image)).abs().max() <= DENSE_TOLERANCE
+
+
+@torch.no_grad()
+def test_dense_is_segment_anything_on_vit_b():
+    generator = torch.Generator().manual_seed(1)
+    stock = stock_encoder(FAMILIES["vit_b"])
+    for parameter in stock.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+    encoder = SparseSamEncoder(stock, FAMILIES["vit_b"], DENSE).eval()
+    assert (encoder(noise_image()) - stock(noise_image())).abs().max() <= DENSE_TOLERANCE
+
+
+@torch.no_grad()
+def test_dense_oracle_is_segment_anything():
+    stock = small_encoder()
+    assert relative_error(OracleEncoder(stock, DENSE)(noise_image()), stock(noise_image())) <= 1e-6
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("order", ORDERS)
+def test_sparse_matches_oracle(order, routing, density):
+    config = SparsityConfig(density, density, order=order, routing=routing)
+    assert_matches_oracle(sparse_encoder(config), OracleEncoder(small_encoder(), config), noise_image())
+
+
+VARIANTS = {
+    "windows-lattice-0.2": SparsityConfig(0.4, 0.4, 0.2),
+    "windows-lattice-0.5": SparsityConfig(0.4, 0.4, 0.5),
+    "windows-lattice-0.75": SparsityConfig(0.4, 0.4, 0.75),
+    "windows-interleaved-0.4": SparsityConfig(0.4, 0.4, 0.4, order="interleaved"),
+    "windows-ranked-0.2": SparsityConfig(0.4, 1.0, 0.2, order="ranked"),
+    "windows-ranked-0.4": SparsityConfig(0.4, 1.0, 0.4, order="ranked"),
+    "windows-ranked-0.5": SparsityConfig(0.4, 1.0, 0.5, order="ranked"),
+    "windows-only-ranked": SparsityConfig(1.0, 1.0, 0.4, order="ranked"),
+    "diagonal-0.125": SparsityConfig(0.125, 0.4, diagonal=True),
+    "diagonal-0.4": SparsityConfig(0.4, 0.4, diagonal=True),
+    "diagonal-and-one-offset": SparsityConfig(2 / 64, 1.0, diagonal=True),
+    "one-offset": SparsityConfig(1 / 64, 1.0),
+    "one-tile-ranked": SparsityConfig(1 / 64, 1.0, order="ranked"),
+    "almost-dense": SparsityConfig(0.999, 0.999, 0.999, routing="skip-sobel"),
+    "almost-dense-share": SparsityConfig(0.999, 0.999),
+    "attention-only": SparsityConfig(0.1, 1.0),
+    "mlp-only": SparsityConfig(1.0, 0.1, routing="skip-static"),
+    "paper": PRESETS["paper"],
+    "default": PRESETS["default"],
+    "blocks-lattice": SparsityConfig((1.0, 0.5, 1.0, 0.125), (1.0, 1.0, 0.3, 1.0), (0.5, 1.0, 1.0, 1.0)),
+    # The ranking comes from the first block of each kind, also where that block itself is dense.
+    "blocks-ranked": SparsityConfig((1.0, 1.0, 1.0, 0.3), 0.4, (1.0, 1.0, 0.4, 1.0), "ranked", "skip-group-rank"),
+    "blocks-ranked-global": SparsityConfig((1.0, 1.0, 1.0, 0.3), 1.0, 1.0, "ranked"),
+    "blocks-ranked-windowed": SparsityConfig(1.0, 1.0, (1.0, 1.0, 0.4, 1.0), "ranked"),
+    "blocks-unused": SparsityConfig((0.2, 0.4, 0.2, 0.4), (0.3, 0.4, 0.6, 0.5), (1.0, 0.1, 1.0, 0.1), "interleaved"),
+}
+
+
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
+def test_variant_matches_oracle(config):
+    assert_matches_oracle(sparse_encoder(config), OracleEncoder(small_encoder(), config), noise_image())
+
+
+@torch.no_grad()
+def test_one_number_is_that_number_in_every_block():
+    one, many = SparsityConfig(0.4, 0.3, 0.5), SparsityConfig((0.4,) * 4, (0.3,) * 4, (0.5,) * 4)
+    torch.testing.assert_close(sparse_encoder(many)(noise_image()), sparse_encoder(one)(noise_image()), rtol=0, atol=0)
+
+
+BATCHED = {
+    "default": PRESETS["default"],
+    "paper": PRESETS["paper"],
+    "share-sobel": SparsityConfig(0.4, 0.4, order="interleaved", routing="share-sobel"),
+    "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", BATCHED.values(), ids=BATCHED.keys())
+def test_batch_of_two_is_two_singles(config):
+    images = [noise_image(0), noise_image(1)]
+    encoder = sparse_encoder(config)
+    for found, image in zip(encoder(torch.cat(images)), images, strict=True):
+        assert relative_error(found, encoder(image)[0]) <= SPARSE_TOLERANCE
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_preset_matches_oracle_on_nano(preset):
+    sam, config = nano()
+    encoder = SparseSamEncoder(sam.image_encoder, config, PRESETS[preset]).eval()
+    oracle = OracleEncoder(sam.image_encoder, PRESETS[preset])
+    assert_matches_oracle(encoder, oracle, preprocess(sam, scenes()[1].image))
+
+
+def test_inputs_tell_variants_apart():
+    """No two variants agree on this network and image to within a thousand times the tolerance above."""
+    configs = [SparsityConfig(0.4, 0.4, order=order) for order in ORDERS]
+    configs += [SparsityConfig(0.4, 0.4, routing=routing) for routing in ROUTINGS[1:]]
+    configs += [VARIANTS[name] for name in ("windows-lattice-0.5", "diagonal-0.4", "windows-ranked-0.4")]
+    last = [OracleEncoder(small_encoder(), config).block_outputs(noise_image())[-1] for config in configs]
+    for one, other in product(range(len(last)), repeat=2):
+        assert one == other or relative_error(last[one], last[other]) > 1e-2, (configs[one], configs[other])
+
+
+REFUSED = {
+    "share-below-a-quarter": {"mlp_density": 0.2},
+    "share-sobel-below-a-quarter": {"mlp_density": 0.2499, "routing": "share-sobel"},
+    "share-below-a-quarter-in-one-block": {"mlp_density": (1.0, 1.0, 0.2, 1.0)},
+    "lattice-without-an-offset": {"attention_density": 0.001},
+    "diagonal-without-an-offset": {"attention_density": 1 / 64, "diagonal": True},
+    "ranked-without-a-tile": {"attention_density": 0.01, "order": "ranked"},
+    "interleaved-without-a-tile": {"attention_density": 0.01, "order": "interleaved"},
+    "attention-for-three-blocks": {"attention_density": (0.4, 0.4, 0.4)},
+    "mlp-for-five-blocks": {"mlp_density": (0.4,) * 5},
+    "windowed-for-no-block": {"windowed_density": ()},
+    "attention-zero": {"attention_density": 0.0},
+    "mlp-zero": {"mlp_density": 0.0},
+    "windowed-zero": {"windowed_density": 0.0},
+    "attention-one-and-a-half": {"attention_density": 1.5},
+    "mlp-one-and-a-half": {"mlp_density": 1.5},
+    "windowed-one-and-a-half": {"windowed_density": 1.5},
+    "negative-in-one-block": {"attention_density": (0.4, -0.4, 0.4, 0.4)},
+    "not-a-number": {"attention_density": float("nan")},
+}
+
+
+@pytest.mark.parametrize("options", REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(options):
+    with pytest.raises(DensityError):
+        sparse_encoder(SparsityConfig(**options))
