@@ -190,9 +190,9 @@ def test_recipe_and_options_give_the_same_choice(sparsesam_export, tiny_checkpoi
 
 
 def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):
-    from sparsesam_deploy.export.recipe import SHIPPED_RECIPES, ExportRecipe
+    from sparsesam_deploy.export.recipe import ExportRecipe, shipped_recipes
 
-    names = [path.stem for path in SHIPPED_RECIPES.glob("*.toml")]
+    names = shipped_recipes()
     assert {"nano", "paper"} <= set(names)
     for name in names:
         options = {} if name == "nano" else {"checkpoint": tiny_checkpoint}

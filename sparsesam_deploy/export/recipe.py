@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SHIPPED_RECIPES = Path(__file__).parents[1] / "recipes"
+SHIPPED_RECIPES = files("sparsesam_deploy") / "recipes"
 
 
 class ExportRecipe(BaseModel):
@@ -101,19 +102,28 @@ class ExportRecipe(BaseModel):
         return load_nano() if self.checkpoint is None else load_checkpoint(self.checkpoint)
 
 
+def shipped_recipes() -> dict[str, str]:
+    """Text of the recipes that ship with the package, by name."""
+    recipes = (entry for entry in SHIPPED_RECIPES.iterdir() if entry.name.endswith(".toml"))
+    return {entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8") for entry in recipes}
+
+
 def _read_toml(file: Path) -> dict[str, Any]:
-    shipped = SHIPPED_RECIPES / f"{file}.toml"
-    path = shipped if not file.exists() and file.name == str(file) and shipped.is_file() else file
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
-        names = ", ".join(sorted(p.stem for p in SHIPPED_RECIPES.glob("*.toml")))
-        raise InvalidInput(
-            f"recipe {file} cannot be read ({error.strerror.lower()}); shipped ones: {names}."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        shipped = shipped_recipes()
+        if str(file) not in shipped:
+            reason, names = error.strerror.lower(), ", ".join(sorted(shipped))
+            raise InvalidInput(f"recipe {file} cannot be read ({reason}); shipped ones: {names}.") from error
+        text = shipped[str(file)]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"recipe {file} is not TOML ({error}); see export/recipes/ for examples.") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InvalidInput(f"recipe {file} is not TOML ({error}); see export/recipes/ for examples.") from error
     for key in ("checkpoint", "timing_cache"):  # relative to the recipe, so that it can be run from anywhere
         if isinstance(values.get(key), str):
-            values[key] = path.parent / values[key]
+            values[key] = file.parent / values[key]
     return values

@@ -21,7 +21,7 @@ NUM_TOKENS = GRID_SIZE * GRID_SIZE
 class ImageState:
     """What later blocks reuse of earlier ones during one forward pass; nothing outlives the call.
 
-    ``rankings`` holds the (B * num_windows, H, G) group ranking made by the first ranking block of each kind, by
+    ``rankings`` holds the (B * num_windows, H, G) group ranking made by the first block of each kind, by
     whether that kind is windowed.
     """
 
@@ -61,15 +61,23 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
 
 
 class SparseAttention(nn.Module):
-    """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``."""
+    """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``.
+
+    ``makes_ranking`` marks the first block of its kind, where others of that kind or the routing need its ranking.
+    """
 
     def __init__(
-        self, attention: Attention, windowed: bool, attention_density: float, sparsity: SparsityConfig
+        self,
+        attention: Attention,
+        windowed: bool,
+        attention_density: float,
+        sparsity: SparsityConfig,
+        makes_ranking: bool,
     ) -> None:
         super().__init__()
         self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
-        self.windowed = windowed
+        self.windowed, self.makes_ranking = windowed, makes_ranking
         self.ranked = sparsity.order == "ranked" and attention_density < 1
         self.static = key_tables(windowed, attention_density, sparsity)
         if windowed:
@@ -99,22 +107,21 @@ class SparseAttention(nn.Module):
         """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
         qkv = self.qkv(x)
         tables = {name: getattr(self, name) for name in self.table_names if name != "groups"}
+        if self.makes_ranking:
+            state.rankings[self.windowed] = self.rank(qkv)
         if self.ranked:
-            sequence = ranked_sequence(self.ranking(qkv, state), self.groups)
+            sequence = ranked_sequence(state.rankings[self.windowed], self.groups)
             tables["keys"] = sequence[..., : self.static.num_keys]
             if self.static.tiles is not None:
                 tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
         out = stripe_attention(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, Stripe(**tables), self.num_heads)
         return self.proj(out)
 
-    def ranking(self, qkv: Tensor, state: ImageState) -> Tensor:
-        """This kind's group ranking: made from the keys of the first block that asks, then reused."""
-        if self.windowed not in state.rankings:
-            keys = qkv.chunk(3, dim=2)[1]
-            if self.windowed:
-                padding = self.qkv.bias.chunk(3)[1].expand(keys.shape[0], 1, -1)
-                keys = torch.cat((keys, padding), 1).index_select(1, self.members.flatten())
-                keys = keys.unflatten(1, tuple(self.members.shape)).flatten(0, 1)
-            keys = keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-            state.rankings[self.windowed] = rank_groups(keys, self.groups)
-        return state.rankings[self.windowed]
+    def rank(self, qkv: Tensor) -> Tensor:
+        """The group ranking by this block's keys, padded window slots included: (B * num_windows, H, G)."""
+        keys = qkv.chunk(3, dim=2)[1]
+        if self.windowed:
+            padding = self.qkv.bias.chunk(3)[1].expand(keys.shape[0], 1, -1)
+            keys = torch.cat((keys, padding), 1).index_select(1, self.members.flatten())
+            keys = keys.unflatten(1, tuple(self.members.shape)).flatten(0, 1)
+        return rank_groups(keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2), self.groups)

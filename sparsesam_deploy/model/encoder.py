@@ -23,22 +23,23 @@ class SparseBlock(nn.Module):
         super().__init__()
         windowed = index not in config.global_blocks
         name = "windowed_density" if windowed else "attention_density"
+        same_kind = [i for i in range(config.depth) if (i not in config.global_blocks) == windowed]
+        densities = {i: sparsity.for_block(name, i, config.depth) for i in same_kind}
+        ranked = sparsity.order == "ranked" and min(densities.values()) < 1
+        needed = ranked or (sparsity.routing == "skip-group-rank" and not windowed)
         self.norm = block.norm1
-        self.attention = SparseAttention(block.attn, windowed, sparsity.for_block(name, index, config.depth), sparsity)
+        self.attention = SparseAttention(
+            block.attn, windowed, densities[index], sparsity, makes_ranking=needed and index == same_kind[0]
+        )
         mlp_density = sparsity.for_block("mlp_density", index, config.depth)
         if index in config.routed_blocks and mlp_density < 1:
             self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, mlp_density, sparsity)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
-        # The routing of later blocks asks for this ranking even where the attention itself is not ranked.
-        self.ranks_for_routing = sparsity.routing == "skip-group-rank" and index == min(config.global_blocks)
 
     def attend(self, x: Tensor, state: ImageState) -> Tensor:
         """The attention half: (B, N, C) -> (B, N, C); reads and fills ``state``."""
-        y = self.norm(x)
-        if self.ranks_for_routing:
-            self.attention.ranking(self.attention.qkv(y), state)
-        return x + self.attention(y, state)
+        return x + self.attention(self.norm(x), state)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
         """(B, N, C) -> (B, N, C); reads and fills ``state``."""
