@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -45,25 +44,20 @@ def measure(family: str, dtype: str, folder: Path, engine: bool = True) -> dict:
         export_encoder(encoder, loaded, folder / "encoder.onnx", dtype)
     with stages("decoder.onnx"):
         export_decoder(loaded, folder / "decoder.onnx", dtype)
-    export_peak = _peak_mib()
     del encoder, loaded
     if engine:
         with stages("engine") as advance:
             build_engine(folder / "encoder.onnx", "tensorrt-rtx", EngineOptions(), advance)
     records = stages.as_dicts()
-    seconds = round(sum(record["seconds"] for record in records if record["name"] in EXPORT), 2)
+    exported = [record for record in records if record["name"] in EXPORT]
+    seconds = round(sum(record["seconds"] for record in exported), 2)
     return {
         "case": f"{family}:{dtype}",
         "import_seconds": imports,
         "export_seconds": seconds,
-        "export_peak_mib": export_peak,
-        "peak_mib": _peak_mib(),
+        "export_peak_mib": max(record["peak_mib"] for record in exported),
         "stages": records,
     }
-
-
-def _peak_mib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def within_limits(result: dict) -> bool:
