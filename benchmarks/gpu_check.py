@@ -74,7 +74,7 @@ def engines(stages: Stages) -> Iterator[Outcome]:
             if not report.engine.startswith("run: "):
                 yield Outcome(name, "not run", report.engine.removeprefix("not run: "))
                 continue
-            worst = max(image.engine.embedding_error for image in report.images)
+            worst = max(image.engine.relative_l2 for image in report.images)
             yield Outcome(name, "passed" if report.passed else "failed", f"relative L2 {worst:.1e}")
 
 

@@ -20,6 +20,9 @@ FOLDER = Path(__file__).parents[1] / "tests" / "data" / "holdout"
 
 PROMPTS = ("box", "point")
 
+GREY = "#7c7468"
+"""The mean colour, which is what SAM itself pads with."""
+
 Encode = Callable[[Tensor], Tensor]
 """(B, 3, 1024, 1024), normalised and padded -> (B, 256, 64, 64)."""
 
@@ -41,6 +44,7 @@ class Scene:
 
     source: str
     symmetry: str
+    scale: float
     image: np.ndarray
     masks: np.ndarray
 
@@ -56,16 +60,27 @@ class Scene:
         return np.array([np.unravel_index(depth.argmax(), depth.shape)[::-1] for depth in depths])
 
 
-def scenes(symmetries: int = 1, folder: Path = FOLDER) -> list[Scene]:
-    """The held-out images in the first ``symmetries`` of the eight mirrorings."""
+def scenes(symmetries: int = 1, scales: tuple[float, ...] = (1.0,), folder: Path = FOLDER) -> list[Scene]:
+    """The held-out images in the first ``symmetries`` of the eight mirrorings, at each of ``scales`` (at most 1)."""
     found = []
-    for name, mirrored in SYMMETRIES[:symmetries]:
-        for entry in json.loads((folder / "holdout.json").read_text())["images"]:
-            image = np.array(Image.open(folder / entry["image"]).convert("RGB"))
-            labels = np.array(Image.open(folder / entry["labels"]))
-            masks = [mirrored(np.isin(labels, item["labels"])) for item in entry["objects"]]
-            found.append(Scene(entry["image"], name, mirrored(image).copy(), np.stack(masks)))
+    for entry in json.loads((folder / "holdout.json").read_text())["images"]:
+        picture, label_map = Image.open(folder / entry["image"]).convert("RGB"), Image.open(folder / entry["labels"])
+        for scale in scales:
+            image, labels = (np.array(shrink(*pair)) for pair in ((picture, scale, GREY), (label_map, scale, 0)))
+            masks = np.stack([np.isin(labels, item["labels"]) for item in entry["objects"]])
+            for name, mirrored in SYMMETRIES[:symmetries]:
+                turned = np.stack([mirrored(mask) for mask in masks])
+                found.append(Scene(entry["image"], name, scale, mirrored(image).copy(), turned))
     return found
+
+
+def shrink(picture: Image.Image, scale: float, border: str | int) -> Image.Image:
+    """The picture at ``scale`` in the middle of a canvas of its size and of colour ``border``."""
+    size = [round(scale * length) for length in picture.size]
+    canvas = Image.new(picture.mode, picture.size, border)
+    place = [(length - short) // 2 for length, short in zip(picture.size, size, strict=True)]
+    canvas.paste(picture.resize(size, Image.Resampling.BILINEAR if picture.mode == "RGB" else 0), place)
+    return canvas
 
 
 def preprocess(sam: Sam, image: np.ndarray) -> Tensor:

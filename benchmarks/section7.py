@@ -127,14 +127,14 @@ def standard_error(per_scene: list[np.ndarray], sources: list[str]) -> float:
     return float((sums[draws].sum(1) / counts[draws].sum(1)).std())
 
 
-def print_table(console: Console, comparison: Comparison, densities: tuple[float, ...]) -> None:
+def print_table(console: Console, comparison: Comparison, names: tuple[str, ...], densities: tuple[float, ...]) -> None:
     dense = comparison.dense_iou()
     table = Table(title=f"change from dense: box {dense['box']:.3f} / point {dense['point']:.3f}")
     table.add_column("variant")
     for density in densities:
         table.add_column(f"d = {density:g}: box / point (error)")
         table.add_column("published", style="dim")
-    for name in variants(0.5):
+    for name in names:
         cells = []
         for density in densities:
             found = comparison.outcome(f"{name} {density:g}")
@@ -155,16 +155,40 @@ def print_table(console: Console, comparison: Comparison, densities: tuple[float
     show_default=True,
     help="How many of the eight mirrorings and turns of each image; the first four are the flips.",
 )
+@click.option(
+    "--scale",
+    "scales",
+    type=click.FloatRange(0.25, 1),
+    multiple=True,
+    default=(1.0,),
+    show_default=True,
+    help="Sizes at which each image is shown, grey around it; may be repeated.",
+)
+@click.option(
+    "--variant",
+    "names",
+    type=click.Choice(list(variants(0.5))),
+    multiple=True,
+    default=tuple(variants(0.5)),
+    help="Rows of the table; all unless given.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Where to write all figures.")
-def main(densities: tuple[float, ...], symmetries: int, json_path: Path | None) -> None:
+def main(
+    densities: tuple[float, ...],
+    symmetries: int,
+    scales: tuple[float, ...],
+    names: tuple[str, ...],
+    json_path: Path | None,
+) -> None:
     console = Console()
     loaded = load_nano()
     encoders = {
         f"{name} {density:g}": SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity).eval()
         for density in densities
         for name, sparsity in variants(density).items()
+        if name in names
     }
-    found, comparison = scenes(symmetries), Comparison(loaded.sam, encoders)
+    found, comparison = scenes(symmetries, scales), Comparison(loaded.sam, encoders)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(30),
@@ -175,9 +199,9 @@ def main(densities: tuple[float, ...], symmetries: int, json_path: Path | None) 
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("scenes", total=len(found) * len(encoders))
         for scene in found:
-            progress.update(task, description=f"{scene.source} {scene.symmetry}")
+            progress.update(task, description=f"{scene.source} {scene.symmetry}, {scene.scale:g}")
             comparison.add(scene, lambda: progress.advance(task))
-    print_table(console, comparison, densities)
+    print_table(console, comparison, names, densities)
     if json_path:
         rows = {name: asdict(comparison.outcome(name)) for name in encoders}
         json_path.parent.mkdir(parents=True, exist_ok=True)

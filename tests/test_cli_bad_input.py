@@ -164,7 +164,7 @@ def test_odd_images_are_judged(tiny_checkpoint, tmp_path, sparsesam_export):
     exif[0x0112] = 6
     photo.resize((200, 100)).save(folder / "rotated.jpg", exif=exif)
     exported = tmp_path / "exported"
-    assert sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, "--dtype", "fp32", "--output", exported).code == 0
+    assert sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, "--dtype", "fp16", "--output", exported).code == 0
     result = sparsesam_export("verify", exported, "--checkpoint", tiny_checkpoint, "--images", folder, "--json")
     judged = [image["image"] for image in json.loads(result.out)["images"]]
     assert result.code == 0 and judged == ["deep.png", "grey.png", "pixel.png", "rgba.png", "rotated.jpg"]

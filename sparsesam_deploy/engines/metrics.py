@@ -20,6 +20,17 @@ def relative_l2(actual: np.ndarray, expected: np.ndarray, base: np.ndarray | Non
     return float(ratio) if np.isfinite(size) and np.isfinite(ratio) else float("inf")
 
 
+def median_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Error of the median position of (B, C, H, W) embeddings: Euclidean over channels, relative to the mean square.
+
+    Infinite when any entry is not finite.
+    """
+    by_position = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64), axis=1)
+    size = np.sqrt(np.mean(np.sum(np.square(expected, dtype=np.float64), axis=1)))
+    ratio = np.median(by_position) / max(size, np.finfo(np.float64).tiny)
+    return float(ratio) if np.isfinite(by_position).all() and np.isfinite(ratio) else float("inf")
+
+
 def cosine(actual: np.ndarray, expected: np.ndarray) -> float:
     """Cosine similarity over all entries, in float64; -1 when not finite."""
     a, b = (np.asarray(x, np.float64).ravel() for x in (actual, expected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import matplotlib
@@ -13,7 +14,6 @@ from ..model.attention import ImageState
 from ..model.config import IMAGE_SIZE, PATCH_SIZE
 from ..model.encoder import SparseSamEncoder
 from ..model.image import Preprocessed
-from ..model.mlp import RoutedMlp
 from .verify import Verifier
 
 COLOURS = matplotlib.colormaps["tab20"]
@@ -71,15 +71,12 @@ def kept_tokens(encoder: SparseSamEncoder, image: Preprocessed) -> tuple[np.ndar
         The share of routed MLPs that compute each token in full (64, 64), None when no MLP is routed; and the keys
         of the first global block, (64, 64) bool, None when they are all or differ by head.
     """
-    state, counts, routed = ImageState(), torch.zeros(1, encoder.perm.numel()), 0
-    x = encoder.embed(image.tensor)
-    for block in encoder.blocks:
-        attended = block.attend(x, state)
-        if isinstance(block.mlp, RoutedMlp):
-            counts += block.mlp.computed_in_full(attended, state)
-            routed += 1
-        x = block.mlp(attended, state)
-    detail = encoder.to_grid(counts.unsqueeze(2) / routed)[0, :, :, 0].numpy() if routed else None
+    detail = None
+    if mlps := [block.mlp for block in encoder.routed_blocks]:
+        state = ImageState()
+        deque(encoder.streams(image.tensor, state), maxlen=0)
+        full = torch.stack([state.decisions[mlp.decision_name] < mlp.num_own_rows for mlp in mlps], 2)
+        detail = encoder.to_grid(full.float().mean(2, keepdim=True))[0, :, :, 0].numpy()
     keys = encoder.blocks[min(encoder.config.global_blocks)].attention.static.keys
     if keys is None or encoder.sparsity.order == "ranked":
         return detail, None

@@ -3,6 +3,10 @@
 Every block is judged alone: the reference block is fed the stream that the graph itself fed to its block, so that an
 error shows where it is made and nowhere else, and is measured against the block's own update, not against the much
 larger stream it is added to.
+
+What a block decides by the image (a ranking of groups, a routing of tokens) is judged apart from what it then
+computes. Rounding decides between candidates of almost equal score, and either is right: so a decision is in error by
+the score it gives away, and the reference computes with the graph's decisions, not with its own.
 """
 
 from __future__ import annotations
@@ -16,38 +20,47 @@ import numpy as np
 import torch
 
 from ..errors import CheckFailed
-from ..export.encoder import HQ_OUTPUT, OUTPUT, stream_names
+from ..export.encoder import HQ_OUTPUT, OUTPUT, inner_names, stream_names
 from ..export.writer import DTYPES
 from ..model.attention import ImageState
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
 from ..model.mlp import RoutedMlp
+from ..model.order import GROUP
+from ..model.ranking import group_scores
 from .metrics import cosine, max_abs, relative_l2
 from .onnx_runner import OnnxRunner
 from .tolerance import AS_FP32, TOLERANCES
 
+TINY = 1e-30
+
 
 @dataclass(frozen=True)
 class StageError:
-    """Error of one stage of the encoder: ``embedding``, ``block 0`` ..., ``neck``.
+    """Relative L2 error of one stage: ``embedding``, ``block 0`` ..., ``block 6 routing`` ..., ``neck``.
 
-    ``graph`` is measured in float32 arithmetic, ``precision`` in the file's own; ``rerouted`` counts tokens left out
-    of ``precision`` because they were routed differently.
+    ``graph`` is measured in float32 arithmetic, ``precision`` in the file's own.
     """
 
     name: str
     graph: float
     precision: float
-    rerouted: int
 
 
 @dataclass(frozen=True)
 class EncoderParity:
-    """What one image says about the encoder; ``embeddings`` (1, 256, 64, 64) are the graph's own."""
+    """What one image says about the encoder.
+
+    ``max_abs``, ``relative_l2`` and ``cosine`` compare the image embeddings with the reference's.
+    ``relative_l2_routed_alike`` compares them with those of the reference when it decides as the graph did: what
+    rounding alone makes of them, without the tokens that are routed differently by deciding near-ties.
+    ``outputs`` are the graph's own.
+    """
 
     stages: tuple[StageError, ...]
     max_abs: float
     relative_l2: float
+    relative_l2_routed_alike: float
     cosine: float
     outputs: dict[str, np.ndarray]
 
@@ -61,18 +74,18 @@ class EncoderCheck:
     """
 
     def __init__(self, path: Path, reference: SparseSamEncoder) -> None:
-        self.reference, self.names = reference, stream_names(reference.config.depth)
-        self.runner = OnnxRunner(path, self.names)
+        self.reference, self.inner_names = reference, inner_names(reference)
+        self.runner = OnnxRunner(path, self.inner_names)
         self.dtype, self.batch = self.runner.metadata["dtype"], self.runner.metadata["batch"][0]
         self._check_groups(path)
         self.in_float32 = None
         if self.dtype != "fp32":
-            self.in_float32 = OnnxRunner(path, self.names, float32=True)
+            self.in_float32 = OnnxRunner(path, self.inner_names, float32=True)
             self.rounded_reference = cast_copy(cast_copy(reference, DTYPES[self.dtype]), torch.float32)
 
     def _check_groups(self, path: Path) -> None:
-        """One group more or less could pass for a near-tie, so it is not left to the figures."""
-        expected = [block.mlp.num_groups for block in self.reference.blocks if isinstance(block.mlp, RoutedMlp)]
+        """One group more or less must not pass for a matter of rounding."""
+        expected = [block.mlp.num_groups for block in self.reference.routed_blocks]
         if self.runner.num_groups != expected:
             raise CheckFailed(
                 f"{path} computes {self.runner.num_groups} groups in full in its routed blocks, not {expected}; "
@@ -83,35 +96,21 @@ class EncoderCheck:
     def __call__(self, image: torch.Tensor, expected: torch.Tensor) -> EncoderParity:
         """Judge one image (1, 3, 1024, 1024); ``expected`` are the reference's embeddings of it."""
         outputs = encode_one(self.runner, image.numpy(), self.batch)
-        stages = list(self._stages(self.reference, image, outputs, TOLERANCES[self.dtype].rerouted))
-        exact = stages
+        precision = dict(stage_errors(self.reference, image, outputs))
+        graph = precision
         if self.in_float32 is not None:
             in_float32 = encode_one(self.in_float32, image.numpy(), self.batch)
-            exact = list(self._stages(self.rounded_reference, image, in_float32, AS_FP32.rerouted))
+            graph = dict(stage_errors(self.rounded_reference, image, in_float32))
+        *_, routed_alike = self.reference.streams(image, decisions(self.reference, outputs))
         embeddings = outputs[OUTPUT]
         return EncoderParity(
-            tuple(
-                StageError(name, graph, precision, rerouted)
-                for (name, precision, rerouted), (_, graph, _) in zip(stages, exact, strict=True)
-            ),
+            tuple(StageError(name, graph[name], error) for name, error in precision.items()),
             max_abs(embeddings, expected.numpy()),
             relative_l2(embeddings, expected.numpy()),
+            relative_l2(embeddings, self.reference.finish(routed_alike).numpy()),
             cosine(embeddings, expected.numpy()),
-            {name: value for name, value in outputs.items() if name not in self.names},
+            {name: value for name, value in outputs.items() if name not in self.inner_names},
         )
-
-    def _stages(
-        self, reference: SparseSamEncoder, image: torch.Tensor, outputs: dict[str, np.ndarray], rerouted: int
-    ) -> Iterator[tuple[str, float, int]]:
-        streams = [outputs[name] for name in self.names]
-        yield "embedding", relative_l2(streams[0], reference.embed(image).numpy()), 0
-        state = ImageState()
-        for index, block in enumerate(reference.blocks):
-            before, after = streams[index], streams[index + 1]
-            expected = block(torch.from_numpy(before), state).numpy()
-            slack = rerouted if isinstance(block.mlp, RoutedMlp) else 0
-            yield f"block {index}", *update_error(after, expected, before, slack)
-        yield "neck", relative_l2(outputs[OUTPUT], reference.finish(torch.from_numpy(streams[-1])).numpy()), 0
 
 
 class Runner(Protocol):
@@ -123,25 +122,72 @@ class Runner(Protocol):
 def encode_one(runner: Runner, image: np.ndarray, batch: int) -> dict[str, np.ndarray]:
     """Run one image (1, 3, 1024, 1024) on an encoder that takes ``batch`` at least: outputs of the last copy of it."""
     outputs = runner.run({"image": np.repeat(image, batch, 0)})
-    return {name: value[:, -1:] if name == HQ_OUTPUT else value[-1:] for name, value in outputs.items()}
+    last = {name: len(value) - len(value) // batch for name, value in outputs.items()}  # windows may be in the batch
+    return {name: value[:, -1:] if name == HQ_OUTPUT else value[last[name] :] for name, value in outputs.items()}
 
 
-def update_error(actual: np.ndarray, expected: np.ndarray, before: np.ndarray, slack: int) -> tuple[float, int]:
-    """Relative L2 error of a block's update, without the tokens that were routed differently.
+def decisions(reference: SparseSamEncoder, outputs: dict[str, np.ndarray]) -> ImageState:
+    """What the graph decided, for the reference to follow."""
+    return ImageState({name: torch.from_numpy(outputs[name]).int() for name in reference.decision_names})
+
+
+def stage_errors(
+    reference: SparseSamEncoder, image: torch.Tensor, outputs: dict[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """The error of every stage, by name and in order; ``outputs`` has the graph's inner values."""
+    streams = [torch.from_numpy(outputs[name]) for name in stream_names(reference.config.depth)]
+    yield "embedding", relative_l2(streams[0].numpy(), reference.embed(image).numpy())
+    state = decisions(reference, outputs)
+    for index, (block, before, after) in enumerate(zip(reference.blocks, streams, streams[1:], strict=False)):
+        attention, mlp = block.attention, block.mlp
+        if attention.makes_ranking:
+            statistics = attention.group_statistics(attention.qkv(block.norm(before)))
+            yield f"block {index} ranking", ranking_error(*statistics, state.decisions[attention.ranking_name])
+        attended = block.attend(before, state)
+        if isinstance(mlp, RoutedMlp):
+            scores = mlp.token_scores(attended, state)
+            yield f"block {index} routing", routing_error(scores[0], state.decisions[mlp.decision_name][0], mlp)
+        yield f"block {index}", relative_l2(after.numpy(), mlp(attended, state).numpy(), before.numpy())
+    yield "neck", relative_l2(outputs[OUTPUT], reference.finish(streams[-1]).numpy())
+
+
+def ranking_error(spread: torch.Tensor, similarity: torch.Tensor, ranking: torch.Tensor) -> float:
+    """Relative L2 error of the scores in ranked order, in the worst ranking; infinite if a group is missing.
+
+    Scores are relative to the deviation of the statistics they are made of, and magnify rounding where these hardly
+    vary: in an empty window all is rounding. So an error counts as much as the statistics themselves vary.
 
     Args:
-        actual, expected: the block's output (1, N, C); ``before``: its input.
-        slack: how many tokens may be left out: those in error by more than a tenth of the mean update, worst first.
-
-    Returns:
-        The error, and how many tokens were left out.
+        spread, similarity, ranking: (B, H, G) the statistics of each group, and the groups best first.
     """
-    by_token = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64), axis=2).ravel()
-    typical = np.sqrt(np.mean(np.sum(np.subtract(expected, before, dtype=np.float64) ** 2, axis=2)))
-    worst = np.argsort(-by_token)[:slack]
-    left_out = worst[np.isfinite(by_token[worst]) & (by_token[worst] > 0.1 * typical)]
-    kept = np.delete(np.arange(by_token.size), left_out)
-    return relative_l2(actual[:, kept], expected[:, kept], before[:, kept]), len(left_out)
+    if (ranking.sort().values != torch.arange(ranking.shape[-1])).any():
+        return float("inf")
+    scores = group_scores(spread.double(), similarity.double())
+    best = scores.sort(descending=True).values
+    errors = (scores.gather(-1, ranking.long()) - best).norm(dim=-1) / best.norm(dim=-1).clamp_min(TINY)
+    variation = torch.minimum(spread.std(-1) / spread.mean(-1).clamp_min(TINY), similarity.std(-1)).clamp_max(1)
+    return float((errors * variation).max())
+
+
+def routing_error(scores: torch.Tensor, row_of_token: torch.Tensor, mlp: RoutedMlp) -> float:
+    """Relative L2 error of the scores of the tokens with a row of their own, best first.
+
+    Infinite if rows are not given out as they must be: one to each of those tokens, then (``share``) one to each other
+    group, and none to the rest.
+
+    Args:
+        scores, row_of_token: (N,), Z-ordered.
+    """
+    own, rows, num_tokens = mlp.num_own_rows, mlp.num_rows, len(scores)
+    tokens = torch.tensor([1] * own + [GROUP] * (rows - own) + [num_tokens - own - GROUP * (rows - own)])
+    if not torch.equal(row_of_token.sort().values, torch.arange(rows + 1).repeat_interleave(tokens).int()):
+        return float("inf")
+    groups = row_of_token.unflatten(0, (-1, GROUP))
+    shared = groups[(groups >= own).any(1)]
+    if mlp.share and (shared != shared[:, :1]).any():
+        return float("inf")
+    chosen = scores[row_of_token < own].sort(descending=True).values
+    return relative_l2(chosen.numpy(), scores.sort(descending=True).values[:own].numpy())
 
 
 def first_failure(stages: Sequence[StageError], dtype: str) -> str | None:

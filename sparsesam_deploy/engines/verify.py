@@ -19,7 +19,7 @@ from ..progress import Advance
 from .engine_runner import EngineRunner, why_not
 from .manifest import EngineManifest
 from .masks import Agreement, Answer, Decode, agreement, answer, onnx_decode, torch_decode
-from .metrics import cosine, relative_l2
+from .metrics import cosine, median_error, relative_l2
 from .onnx_runner import OnnxRunner
 from .parity import EncoderCheck, encode_one
 from .report import EngineResult, ImageResult, ParityReport
@@ -93,7 +93,6 @@ class Verifier:
             results.append(self._judge(sample))
         return ParityReport(
             dtype=self.dtype,
-            ranked=self.sparse.ranked,
             encoder_kernels=self.check.runner.kernels,
             decoder_kernels=self.decoder.kernels,
             engine=self.engine_status,
@@ -116,7 +115,8 @@ class Verifier:
         if self.engine is not None:
             outputs = encode_one(self.engine, image.tensor.numpy(), self.check.batch)
             engine = EngineResult(
-                embedding_error=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
+                relative_l2=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
+                median_error=median_error(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 parity=agreement(masks(self.decode_onnx, outputs, dense.chosen), sparse),
             )
@@ -126,6 +126,7 @@ class Verifier:
             stages=encoder.stages,
             max_abs=encoder.max_abs,
             relative_l2=encoder.relative_l2,
+            relative_l2_routed_alike=encoder.relative_l2_routed_alike,
             cosine=encoder.cosine,
             parity=agreement(exported, sparse),
             cost=agreement(sparse, dense),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..model.attention import ImageState
 from ..model.checkpoint import LoadedSam
 from ..model.config import IMAGE_SIZE
 from ..model.encoder import SparseSamEncoder
@@ -22,6 +23,11 @@ HQ_OUTPUT = "interm_embeddings"
 def stream_names(depth: int) -> tuple[str, ...]:
     """Names of the residual stream in the graph: after the embedding, then after each block."""
     return ("stream_embedding", *(f"stream_block_{i:02d}" for i in range(depth)))
+
+
+def inner_names(encoder: SparseSamEncoder) -> tuple[str, ...]:
+    """Names of the inner values a verifier looks at: the streams, and what is decided by the image."""
+    return (*stream_names(encoder.config.depth), *encoder.decision_names)
 
 
 def export_encoder(
@@ -53,7 +59,7 @@ def export_encoder(
         path,
         encoder_metadata(encoder, loaded, dtype, batch),
         {"image": {0: torch.export.Dim("batch")}} if dynamic else None,
-        stream_names(encoder.config.depth),
+        inner_names(encoder),
     )
 
 
@@ -88,8 +94,9 @@ class _EncoderGraph(nn.Module):
         self.encoder, self.dtype = encoder, dtype
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        streams = list(self.encoder.streams(image.to(self.dtype)))
+        state = ImageState()
+        streams = list(self.encoder.streams(image.to(self.dtype), state))
         outputs = [self.encoder.finish(streams[-1]).float()]
         if self.encoder.config.hq:
             outputs.append(self.encoder.interm_embeddings(streams[1:]).float())
-        return (*outputs, *streams)
+        return (*outputs, *streams, *(state.decisions[name] for name in self.encoder.decision_names))

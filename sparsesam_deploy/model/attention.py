@@ -12,20 +12,23 @@ from torch import Tensor, nn
 from ..ops.stripe_attention import Stripe, stripe_attention
 from . import density, order
 from .config import GRID_SIZE, WINDOW_SIZE, SparsityConfig
-from .ranking import rank_groups, ranked_sequence
+from .ranking import group_scores, group_statistics, highest, ranked_sequence
 
 NUM_TOKENS = GRID_SIZE * GRID_SIZE
+GLOBAL_RANKING = "ranking_global"
 
 
 @dataclass
 class ImageState:
-    """What later blocks reuse of earlier ones during one forward pass; nothing outlives the call.
+    """What one forward pass decides for itself; nothing outlives the call.
 
-    ``rankings`` holds the (B * num_windows, H, G) group ranking made by the first block of each kind, by
-    whether that kind is windowed.
+    A decision that is there already is followed, not made anew: so one encoder can be made to decide as another did.
+
+    ``decisions`` holds, by name and as int32, the group ranking (B * num_windows, H, G) that the first block of a kind
+    makes and later blocks reuse, and which row each token has (B, N) in each routed MLP.
     """
 
-    rankings: dict[bool, Tensor] = field(default_factory=dict)
+    decisions: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class SparseAttention(nn.Module):
         self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
         self.windowed, self.makes_ranking = windowed, makes_ranking
+        self.ranking_name = "ranking_windowed" if windowed else GLOBAL_RANKING
         self.ranked = sparsity.order == "ranked" and attention_density < 1
         self.static = key_tables(windowed, attention_density, sparsity)
         if windowed:
@@ -107,10 +111,10 @@ class SparseAttention(nn.Module):
         """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
         qkv = self.qkv(x)
         tables = {name: getattr(self, name) for name in self.table_names if name != "groups"}
-        if self.makes_ranking:
-            state.rankings[self.windowed] = self.rank(qkv)
+        if self.makes_ranking and self.ranking_name not in state.decisions:
+            state.decisions[self.ranking_name] = self.rank(qkv)
         if self.ranked:
-            sequence = ranked_sequence(state.rankings[self.windowed], self.groups)
+            sequence = ranked_sequence(state.decisions[self.ranking_name], self.groups)
             tables["keys"] = sequence[..., : self.static.num_keys]
             if self.static.tiles is not None:
                 tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
@@ -118,10 +122,14 @@ class SparseAttention(nn.Module):
         return self.proj(out)
 
     def rank(self, qkv: Tensor) -> Tensor:
-        """The group ranking by this block's keys, padded window slots included: (B * num_windows, H, G)."""
+        """The groups by their score, best first: (B * num_windows, H, G) int32."""
+        return highest(group_scores(*self.group_statistics(qkv)), len(self.groups)).to(torch.int32)
+
+    def group_statistics(self, qkv: Tensor) -> tuple[Tensor, Tensor]:
+        """Of this block's keys, padded window slots included: (B * num_windows, H, G) each, see `group_scores`."""
         keys = qkv.chunk(3, dim=2)[1]
         if self.windowed:
             padding = self.qkv.bias.chunk(3)[1].expand(keys.shape[0], 1, -1)
             keys = torch.cat((keys, padding), 1).index_select(1, self.members.flatten())
             keys = keys.unflatten(1, tuple(self.members.shape)).flatten(0, 1)
-        return rank_groups(keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2), self.groups)
+        return group_statistics(keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2), self.groups)

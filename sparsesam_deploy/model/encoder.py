@@ -33,7 +33,7 @@ class SparseBlock(nn.Module):
         )
         mlp_density = sparsity.for_block("mlp_density", index, config.depth)
         if index in config.routed_blocks and mlp_density < 1:
-            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, mlp_density, sparsity)
+            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_density, sparsity)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
 
@@ -78,10 +78,14 @@ class SparseSamEncoder(nn.Module):
         self.register_buffer("inv_perm", torch.tensor(order.inverse(perm)), persistent=False)
 
     @property
-    def ranked(self) -> bool:
-        """Whether a ranking made from an image's own keys decides for later blocks."""
-        attends = any(block.attention.ranked for block in self.blocks)
-        return attends or any(isinstance(block.mlp, RoutedMlp) and block.mlp.by_group_rank for block in self.blocks)
+    def decision_names(self) -> tuple[str, ...]:
+        """What a forward pass decides by the image, by its names in ``ImageState`` and in order."""
+        rankings = [block.attention.ranking_name for block in self.blocks if block.attention.makes_ranking]
+        return (*rankings, *(block.mlp.decision_name for block in self.routed_blocks))
+
+    @property
+    def routed_blocks(self) -> list[SparseBlock]:
+        return [block for block in self.blocks if isinstance(block.mlp, RoutedMlp)]
 
     @property
     def effective_density(self) -> dict[str, float]:
@@ -98,9 +102,12 @@ class SparseSamEncoder(nn.Module):
         tokens = convolve(self.patch_embed, image).flatten(2).transpose(1, 2) + self.pos_embed.flatten(1, 2)
         return tokens.index_select(1, self.perm)
 
-    def streams(self, image: Tensor) -> Iterator[Tensor]:
-        """The stream after the embedding and after each block: depth + 1 tensors (B, 4096, C) in Z-order."""
-        state = ImageState()
+    def streams(self, image: Tensor, state: ImageState | None = None) -> Iterator[Tensor]:
+        """The stream after the embedding and after each block: depth + 1 tensors (B, 4096, C) in Z-order.
+
+        ``state`` receives what is decided on the way; what it already holds is followed.
+        """
+        state = ImageState() if state is None else state
         x = self.embed(image)
         yield x
         for block in self.blocks:

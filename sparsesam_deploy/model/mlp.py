@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
-from ..ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
-from .attention import NUM_TOKENS, ImageState
+from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
 from .config import GRID_SIZE, SparsityConfig
 from .ranking import group_rank_tokens
 
@@ -41,9 +41,10 @@ class RoutedMlp(DenseMlp):
     """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4)."""
 
     def __init__(
-        self, norm: nn.LayerNorm, mlp: MLPBlock, gelu: Gelu, mlp_density: float, sparsity: SparsityConfig
+        self, norm: nn.LayerNorm, mlp: MLPBlock, gelu: Gelu, index: int, mlp_density: float, sparsity: SparsityConfig
     ) -> None:
         super().__init__(norm, mlp, gelu)
+        self.decision_name = f"row_of_token_block_{index:02d}"
         family, _, score = sparsity.routing.partition("-")
         self.share, self.by_group_rank = family == "share", score == "group-rank"
         self.selection = score if score in ("variance", "sobel") else "given"
@@ -54,28 +55,62 @@ class RoutedMlp(DenseMlp):
             self.num_rows = density.kept_tokens(mlp_density, NUM_TOKENS, whole_groups=score == "sobel")
             self.num_groups = self.num_rows // order.GROUP if score == "sobel" else 0
         self.mlp_rows = self.num_rows / NUM_TOKENS
+        self.num_own_rows = self.num_groups * order.GROUP if self.share else self.num_rows
         tables = {}
         if score == "sobel":
             tables = {"perm": order.z_order(GRID_SIZE), "inv_perm": order.inverse(order.z_order(GRID_SIZE))}
         elif score == "static":
-            tables = {"keep_indices": order.lattice_sequence(NUM_TOKENS)[None, : self.num_rows]}
-        self.table_names = tuple(tables)
+            tables = {"static_indices": order.lattice_sequence(NUM_TOKENS)[None, : self.num_rows]}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table), persistent=False)
 
-    def select(self, x: Tensor, state: ImageState) -> tuple[Tensor, Tensor]:
-        """Packed rows of norm2(x), (B, num_rows, C), and the row of each token, (B, N) int32: `routed_mlp_pack`."""
-        tables = {name: getattr(self, name) for name in self.table_names}
+    def keep_indices(self, state: ImageState) -> Tensor:
+        """The tokens to compute where no score of this block decides: (B or 1, num_rows) int32."""
         if self.by_group_rank:
-            tables["keep_indices"] = group_rank_tokens(state.rankings[False], self.num_rows)
-        route = Route(self.selection, self.share, self.num_groups, **tables)
-        return routed_mlp_pack(x, self.norm.weight, self.norm.bias, self.norm.eps, route)
+            return group_rank_tokens(state.decisions[GLOBAL_RANKING], self.num_rows)
+        return self.static_indices
 
-    def computed_in_full(self, x: Tensor, state: ImageState) -> Tensor:
-        """Which tokens have a row of their own: (B, N) bool."""
-        own_rows = self.num_groups * order.GROUP if self.share else self.num_rows
-        return self.select(x, state)[1] < own_rows
+    def route(self, state: ImageState) -> Route:
+        """How this block chooses its rows."""
+        tables = {}
+        if self.selection == "given":
+            tables = {"keep_indices": self.keep_indices(state)}
+        elif self.selection == "sobel":
+            tables = {"perm": self.perm, "inv_perm": self.inv_perm}
+        return Route(self.selection, self.share, self.num_groups, **tables)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
-        rows, row_of_token = self.select(x, state)
+        if (row_of_token := state.decisions.get(self.decision_name)) is not None:
+            rows = mean_rows(self.norm(x), row_of_token, self.num_rows)
+        else:
+            norm = self.norm
+            rows, row_of_token = routed_mlp_pack(x, norm.weight, norm.bias, norm.eps, self.route(state))
+            state.decisions[self.decision_name] = row_of_token
         return routed_mlp_unpack(x, self.project(rows), row_of_token)
+
+    def token_scores(self, x: Tensor, state: ImageState) -> Tensor:
+        """What tokens are chosen by, (B, N), highest first: their group's score, or 1 for those that are given."""
+        if self.selection == "given":
+            kept = self.keep_indices(state).long().expand(x.shape[0], -1)
+            return x.new_zeros(x.shape[:2]).scatter(1, kept, 1.0)
+        if self.selection == "variance":
+            scores = group_variance(self.norm(x))
+        else:
+            scores = group_sobel(x, self.perm, self.inv_perm)
+        return scores.repeat_interleave(order.GROUP, 1)
+
+
+def mean_rows(y: Tensor, row_of_token: Tensor, num_rows: int) -> Tensor:
+    """What each row stands for, by a decision already made: the mean of its tokens of y.
+
+    Args:
+        y: (B, N, C) tokens.
+        row_of_token: (B, N) int32; ``num_rows`` for tokens without a row.
+
+    Returns:
+        (B, num_rows, C).
+    """
+    index = row_of_token.long()
+    sums = y.new_zeros(y.shape[0], num_rows + 1, y.shape[2]).scatter_add_(1, index.unsqueeze(2).expand_as(y), y)
+    counts = y.new_zeros(y.shape[0], num_rows + 1).scatter_add_(1, index, torch.ones_like(index, dtype=y.dtype))
+    return (sums / counts.unsqueeze(2))[:, :num_rows]

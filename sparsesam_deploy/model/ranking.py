@@ -15,22 +15,27 @@ def _zscore(x: Tensor) -> Tensor:
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + ZSCORE_EPSILON)
 
 
-def rank_groups(keys: Tensor, groups: Tensor) -> Tensor:
-    """Groups in descending order of how varied and how unlike the others they are.
+def group_statistics(keys: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """How varied each group is and how like the others.
 
     Args:
         keys: (B, H, L, head_dim) the keys of one attention layer.
         groups: (G, 4) slots of each 2x2 group.
 
     Returns:
-        (B, H, G) int32 group indices, most informative first.
+        Mean over channels of the deviation inside the group, and mean cosine similarity to the other groups' means:
+        (B, H, G) float32 each.
     """
     members = keys.float().index_select(2, groups.flatten()).unflatten(2, tuple(groups.shape))
     spread = members.std(3).mean(-1)
     unit = F.normalize(members.mean(3), dim=-1)
     similarity = ((unit * unit.sum(2, keepdim=True)).sum(-1) - (unit * unit).sum(-1)) / (groups.shape[0] - 1)
-    score = _zscore(spread) + _zscore(-similarity)
-    return highest(score, groups.shape[0]).to(torch.int32)
+    return spread, similarity
+
+
+def group_scores(spread: Tensor, similarity: Tensor) -> Tensor:
+    """What groups are ranked by, highest first, from their statistics (B, H, G)."""
+    return _zscore(spread) + _zscore(-similarity)
 
 
 def ranked_sequence(ranking: Tensor, groups: Tensor) -> Tensor:

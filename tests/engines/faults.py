@@ -22,6 +22,12 @@ class Fault:
     name: str
     block: int
     damage: Callable[[onnx.ModelProto, int], None]
+    decision: str = ""
+
+    @property
+    def stage(self) -> str:
+        """The stage that must be named for it."""
+        return f"block {self.block} {self.decision}".strip()
 
 
 def node_of(model: onnx.ModelProto, block: int, kind: str) -> onnx.NodeProto:
@@ -102,7 +108,7 @@ FAULTS = (
     Fault("windowed-rel-index-shifted", 1, in_attention({"rel_index": shifted})),
     Fault("global-without-bias", 2, in_attention(NO_BIAS)),
     Fault("window-members-swapped", 3, in_attention({"members": swapped_windows})),
-    Fault("flattest-groups-routed", 4, route_flattest),
+    Fault("flattest-groups-routed", 4, route_flattest, "routing"),
     Fault("stripe-dropped", 5, in_attention({"keys": lambda keys: keys[:-64]})),
     Fault("gelu-tanh", 7, change_attribute("Gelu", "approximate", lambda _: "tanh")),
     Fault("global-rel-index-shifted", 8, in_attention({"rel_index": shifted})),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sparsesam_deploy.engines.metrics import boundary_iou, cosine, mask_iou, max_abs, relative_l2
+from sparsesam_deploy.engines.metrics import boundary_iou, cosine, mask_iou, max_abs, median_error, relative_l2
 
 SIZES = [(1, 1), (1, 40), (7, 5), (25, 25), (30, 200), (96, 128)]
 
@@ -30,6 +30,18 @@ def test_figures_are_the_textbook_ones(dtype):
     dot = math.fsum(x * y for x, y in zip(a, e, strict=True))
     assert cosine(actual, expected) == pytest.approx(dot / lengths[0] / lengths[1], rel=1e-12)
     assert max_abs(actual, expected) == max(abs(x - y) for x, y in zip(a, e, strict=True))
+
+
+def test_median_error_is_that_of_most_positions():
+    """Embeddings of 4x4 positions: seven may be anything, the eighth decides together with the ninth."""
+    expected = np.ones((1, 9, 4, 4))
+    actual = expected + 0.01
+    assert median_error(actual, expected) == pytest.approx(0.01)
+    actual[0, :, :, 0] = 5
+    actual[0, :, :3, 1] = -5
+    assert median_error(actual, expected) == pytest.approx(0.01)
+    actual[0, :, :, 1:3] = 5
+    assert median_error(actual, expected) == pytest.approx(4)
 
 
 def test_the_error_of_an_update_does_not_depend_on_the_stream():
@@ -55,6 +67,7 @@ def test_what_is_not_finite_can_pass_no_threshold(value, where):
             tensor[0, 0, 0] = value
     assert (relative_l2(actual, expected), cosine(actual, expected), max_abs(actual, expected)) == (np.inf, -1, np.inf)
     assert relative_l2(actual, expected, np.zeros_like(actual)) == np.inf
+    assert median_error(actual, expected) == np.inf
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -74,6 +74,28 @@ def test_a_dropped_stripe_fails_the_report_by_its_block(folder):
     assert any(failure.startswith("grey.png embedding") for failure in report.failures)
 
 
+class RankWorstFirst:
+    """The first ranking of the graph upside down."""
+
+    block = 0
+
+    def damage(self, model, block):
+        top_k = next(node for node in model.graph.node if node.op_type == "TopK")
+        (largest,) = (attribute for attribute in top_k.attribute if attribute.name == "largest")
+        largest.i = 0
+
+
+def test_a_wrong_ranking_fails_the_report_by_its_block(tmp_path, folder):
+    """Followed by the reference, a wrong ranking shows in no other figure."""
+    encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["paper"])
+    export_encoder(encoder, CHECKPOINT, tmp_path / "encoder.onnx")
+    write_broken(folder / "misranked.onnx", tmp_path / "encoder.onnx", [RankWorstFirst()])
+    report = judged(verifier(folder, "misranked.onnx"), folder / "grey.png")
+    assert report.failures[0].startswith("grey.png blocks: block 0 ranking computes something else")
+    (wrong,) = (stage.name for stage in report.images[0].stages if stage.graph > 1e-5)
+    assert wrong == "block 0 ranking"
+
+
 # --- files that do not belong together ---------------------------------------------------------------------------
 
 
@@ -123,6 +145,9 @@ def test_without_a_device_the_report_says_so(folder, monkeypatch):
     assert checker.engine_status == "not run: no device: this machine has no CUDA GPU, the engine is for SM80, SM89"
 
 
+ENGINE_CHECKS = ["engine embedding error, median position", "engine embedding cosine", "engine mask IoU"]
+
+
 def zeros(embeddings):
     return np.zeros_like(embeddings)
 
@@ -135,8 +160,8 @@ def nowhere(embeddings):
     ("spoil", "failing"),
     [
         (np.copy, []),
-        (zeros, ["engine embedding relative L2", "engine embedding cosine", "engine mask IoU"]),
-        (nowhere, ["engine embedding relative L2", "engine embedding cosine", "engine mask IoU"]),
+        (zeros, ENGINE_CHECKS),
+        (nowhere, ENGINE_CHECKS),
     ],
     ids=["good", "zeros", "nan"],
 )

@@ -82,6 +82,17 @@ def sobel_energy(x: Tensor, inv_perm: Tensor) -> Tensor:
     return (grad_x.square() + grad_y.square()).mean(1).sqrt().flatten(1)
 
 
+def group_variance(y: Tensor) -> Tensor:
+    """Squared deviations of a group's rows of norm2(x) from their mean, summed: (B, N, C) -> (B, N / 4)."""
+    groups = y.unflatten(1, (-1, GROUP))
+    return (groups - groups.mean(2, keepdim=True)).square().sum((2, 3))
+
+
+def group_sobel(x: Tensor, perm: Tensor, inv_perm: Tensor) -> Tensor:
+    """Mean `sobel_energy` of each group: (B, N, C) Z-ordered -> (B, N / 4)."""
+    return sobel_energy(x, inv_perm)[:, perm].unflatten(1, (-1, GROUP)).mean(2)
+
+
 @torch.library.custom_op("sparsesam::routed_mlp_pack", mutates_args=())
 def _routed_mlp_pack(
     x: Tensor,
@@ -106,10 +117,7 @@ def _routed_mlp_pack(
 
     groups = y.view(batch, -1, GROUP, channels)
     mean = groups.mean(2)
-    if selection == "variance":
-        score = (groups - mean.unsqueeze(2)).square().sum((2, 3))
-    else:
-        score = sobel_energy(x, inv_perm)[:, perm].view(batch, -1, GROUP).mean(2)
+    score = group_variance(y) if selection == "variance" else group_sobel(x, perm, inv_perm)
     order = score.argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=x.device).expand_as(order))
     selected = order[:, :num_groups, None, None].expand(-1, -1, GROUP, channels)
