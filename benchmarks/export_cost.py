@@ -20,14 +20,16 @@ from rich.table import Table
 from tests.helpers import save_random_checkpoint
 
 LIMITS = {"vit_b": {"seconds": 60}, "vit_h": {"seconds": 180, "mib": 8192}}
-"""Of load, encoder and decoder together, checks included; the engine is not part of it."""
+"""Of load, encoder and decoder together, checks included; engine and proof are not part of it."""
 EXPORT = ("load", "encoder.onnx", "decoder.onnx")
 
 
-def measure(family: str, dtype: str, folder: Path, engine: bool = True) -> dict:
-    """Export and build in this process; ``folder`` holds ``family``.pth and receives the files."""
+def measure(family: str, dtype: str, folder: Path, export_only: bool = False) -> dict:
+    """Export, build and verify in this process; ``folder`` holds ``family``.pth and receives the files."""
     start = time.perf_counter()
     from sparsesam_deploy.engines.builder import EngineOptions, build_engine
+    from sparsesam_deploy.engines.samples import shipped_samples
+    from sparsesam_deploy.engines.verify import Verifier
     from sparsesam_deploy.export.decoder import export_decoder
     from sparsesam_deploy.export.encoder import export_encoder
     from sparsesam_deploy.model.checkpoint import load_checkpoint
@@ -44,10 +46,12 @@ def measure(family: str, dtype: str, folder: Path, engine: bool = True) -> dict:
         export_encoder(encoder, loaded, folder / "encoder.onnx", dtype)
     with stages("decoder.onnx"):
         export_decoder(loaded, folder / "decoder.onnx", dtype)
-    del encoder, loaded
-    if engine:
+    del encoder
+    if not export_only:
         with stages("engine") as advance:
             build_engine(folder / "encoder.onnx", "tensorrt-rtx", EngineOptions(), advance)
+        with stages("verify, one image") as advance:
+            Verifier(loaded, folder / "encoder.onnx", folder / "decoder.onnx")(shipped_samples()[:1], advance)
     records = stages.as_dicts()
     exported = [record for record in records if record["name"] in EXPORT]
     seconds = round(sum(record["seconds"] for record in exported), 2)
@@ -66,14 +70,14 @@ def within_limits(result: dict) -> bool:
     return in_time and result["export_peak_mib"] <= limits.get("mib", float("inf"))
 
 
-def run_case(case: str, scratch: Path | None = None, engine: bool = True) -> dict:
+def run_case(case: str, scratch: Path | None = None, export_only: bool = False) -> dict:
     """`measure` in a fresh process, on a checkpoint made in another one; nothing is left behind."""
     family, _, dtype = case.partition(":")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for function, arguments in (
             (save_random_checkpoint, (Path(folder) / f"{family}.pth", family)),
-            (measure, (family, dtype or "fp16", Path(folder), engine)),
+            (measure, (family, dtype or "fp16", Path(folder), export_only)),
         ):
             with context.Pool(1) as pool:
                 result = pool.apply(function, arguments)
@@ -95,11 +99,11 @@ def print_results(results: list[dict], console: Console) -> None:
 @click.argument("cases", nargs=-1)
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
 @click.option("--scratch", type=click.Path(path_type=Path, exists=True), help="Folder for temporary files, 8 GB.")
-@click.option("--engine/--no-engine", default=True)
-def main(cases: tuple[str, ...], json_path: Path | None, scratch: Path | None, engine: bool) -> None:
+@click.option("--export-only", is_flag=True, help="Neither build an engine nor verify.")
+def main(cases: tuple[str, ...], json_path: Path | None, scratch: Path | None, export_only: bool) -> None:
     results = []
     for case in cases or ("vit_b:fp16", "vit_h:fp16", "vit_h:fp32"):
-        results.append(run_case(case, scratch, engine))
+        results.append(run_case(case, scratch, export_only))
         if json_path:
             json_path.parent.mkdir(parents=True, exist_ok=True)
             json_path.write_text(json.dumps(results, indent=2) + "\n")

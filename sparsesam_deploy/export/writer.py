@@ -78,12 +78,38 @@ def export_module(
     gc.collect()  # the traced program is full of reference cycles, and of weights
     set_metadata(proto, metadata)
     proto.metadata_props.add(key=DIGEST, value=content_digest(proto, path.parent))
-    path.write_bytes(proto.SerializeToString())
+    _write(proto, path)
     del proto
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(f"onnx.checker refuses the exported {path.name}: {str(error).splitlines()[0]}.") from error
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    """Serialize weight by weight, taking ``model`` apart: in one piece it would need twice its size in memory."""
+    weights = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    rest = model.graph.SerializeToString()
+    model.ClearField("graph")
+    graph_tag = bytes([onnx.ModelProto.GRAPH_FIELD_NUMBER << 3 | 2])
+    weight_tag = bytes([onnx.GraphProto.INITIALIZER_FIELD_NUMBER << 3 | 2])
+    sizes = [weight.ByteSize() for weight in weights]
+    total = len(rest) + sum(1 + len(_varint(size)) + size for size in sizes)
+    with open(path, "wb") as file:
+        file.write(model.SerializeToString() + graph_tag + _varint(total) + rest)
+        for weight, size in zip(weights, sizes, strict=True):
+            file.write(weight_tag + _varint(size))
+            file.write(weight.SerializeToString())
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's length of a field: seven bits a byte, lowest first."""
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
 
 
 def _trace(

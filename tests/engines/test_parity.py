@@ -91,9 +91,10 @@ def test_the_default_preset_is_accepted(exported, dtype):
     assert_accepted(judge(exported, "default"), dtype, set())
 
 
-def test_the_paper_preset_is_accepted(dtype, tmp_path):
+def test_the_paper_preset_is_accepted(tmp_path):
+    """In half precision near-ties abound; wrong rankings are refused in ``test_verify.py``."""
     rankings = {"block 0 ranking", "block 2 ranking"}
-    assert_accepted(judge(export(tmp_path, "paper", dtype), "paper"), dtype, rankings)
+    assert_accepted(judge(export(tmp_path, "paper", "fp16"), "paper"), "fp16", rankings)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)

@@ -8,6 +8,6 @@ from benchmarks.export_cost import EXPORT, run_case, within_limits
 
 
 def test_vit_b_exports_in_time(tmp_path: Path):
-    result = run_case("vit_b:fp16", tmp_path, engine=False)
+    result = run_case("vit_b:fp16", tmp_path, export_only=True)
     assert [stage["name"] for stage in result["stages"]] == list(EXPORT)
     assert within_limits(result), result

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
@@ -28,6 +29,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     monkeypatch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
     return export(tmp_path, SPARSITY)
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (1, 127, 128), (16_383, 16_384, 3_000_000)], ids=str)
+def test_written_weight_by_weight_is_what_protobuf_reads(sizes: tuple[int, ...], tmp_path: Path):
+    weights = [TensorProto(name=f"w{n}", dims=[n], data_type=TensorProto.UINT8, raw_data=bytes(n)) for n in sizes]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["x"])], "g" * 200, [x], [x], weights)
+    model = helper.make_model(graph, producer_name="sparsesam-deploy")
+    expected = model.SerializeToString()
+    writer._write(model, tmp_path / "model.onnx")
+    written = onnx.load(tmp_path / "model.onnx")
+    assert written == onnx.ModelProto.FromString(expected)
+    assert (tmp_path / "model.onnx").stat().st_size == len(expected)
 
 
 def test_metadata_says_what_was_exported(exported: Exported):
