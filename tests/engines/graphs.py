@@ -12,7 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sparsesam_deploy.engines import builder
+from sparsesam_deploy.engines import builder as builder_module
+from sparsesam_deploy.engines.builder import BuiltEngine, EngineOptions, build_engine
 from sparsesam_deploy.engines.cuda import CudaDevice
 
 node = helper.make_node
@@ -146,5 +147,16 @@ def install_tensorrt(
     """Make ``import tensorrt`` find a `FakeTensorRT`, on a machine with ``devices``."""
     fake = FakeTensorRT(version, strongly_typed_flag, loads_plugins)
     patch.setitem(sys.modules, "tensorrt", fake)
-    patch.setattr(builder, "cuda_devices", lambda: devices)
+    patch.setattr(builder_module, "cuda_devices", lambda: devices)
     return fake
+
+
+def silent(share: float, words: str) -> None:
+    """A progress bar nobody looks at."""
+
+
+def build(
+    model: onnx.ModelProto, folder: Path, builder: str = "tensorrt-rtx", advance=silent, plugin_library=None, **options
+) -> BuiltEngine:
+    """Save and build a graph; ``options`` are those of `EngineOptions`."""
+    return build_engine(save(model, folder), builder, EngineOptions(**options), advance, plugin_library)

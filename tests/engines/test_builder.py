@@ -1,48 +1,30 @@
-"""Real engines, built by TensorRT-RTX without a GPU; `tensorrt` runs the same code with RTX under its name."""
+"""Real engines, built by TensorRT-RTX without a GPU, and what it refuses to build."""
 
 from __future__ import annotations
-
-import signal
-import sys
-import threading
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
-from sparsesam_deploy.engines import builder as builder_module
-from sparsesam_deploy.engines.builder import EngineOptions, build_engine, load_builder
-from sparsesam_deploy.engines.monitor import make_monitor, plain, run_cancellable
-from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
+from sparsesam_deploy.engines.builder import EngineOptions, build_engine
+from sparsesam_deploy.errors import CheckFailed, InvalidInput
 
 from .graphs import (
     DIM,
+    build,
     chain,
     dynamic_batch,
     graph,
     image_batch,
-    install_tensorrt,
     matmul_softmax,
     node,
     save,
+    silent,
     stripe_attention,
     weight,
 )
 
 RTX = pytest.importorskip("tensorrt_rtx")
-pytestmark = [  # both come of running the `tensorrt` path on TensorRT-RTX
-    pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX 1.2. Timing cache:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning"),
-]
-
-
-def silent(share: float, words: str) -> None:
-    pass
-
-
-def build(model, folder, builder="tensorrt-rtx", advance=silent, plugin_library=None, **options):
-    return build_engine(save(model, folder), builder, EngineOptions(**options), advance, plugin_library)
 
 
 # --- engines -----------------------------------------------------------------------------------------------------
@@ -124,70 +106,6 @@ def test_warnings_are_collected_not_printed(tmp_path, capfd):
     model.graph.output.append(onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [1, 8]))
     assert build(model, tmp_path).warnings == ("Make sure output i has Int64 binding",)
     assert capfd.readouterr() == ("", "")
-
-
-def test_progress_of_nested_phases():
-    monitor = make_monitor(SimpleNamespace(IProgressMonitor=object))
-    shares = []
-    for event in (
-        ("phase_start", "Building", None, 4),
-        ("step_complete", "Building", 0),
-        ("phase_start", "Timing", "Building", 2),
-        ("step_complete", "Timing", 0),
-        ("step_complete", "Timing", 1),
-        ("phase_finish", "Timing"),
-        ("phase_start", "Refitting", "Building", 2),
-        ("step_complete", "Refitting", 0),  # a second phase in the same step does not take the first one's share back
-        ("step_complete", "unheard of", 0),
-        ("step_complete", "Building", 3),
-        ("phase_finish", "Building"),
-        ("phase_start", "Serializing", None, 2),
-        ("step_complete", "Serializing", 0),
-    ):
-        name, *arguments = event
-        assert getattr(monitor, name)(*arguments) in (None, True)
-        shares.append(monitor.share)
-    assert shares == [0, 0.25, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5, 1, 1, 0, 0.5]
-    assert monitor.words == "Serializing"
-
-
-# --- Ctrl-C ------------------------------------------------------------------------------------------------------
-
-
-def interrupt_main_thread(share, words):
-    if words not in ("", "reading the graph"):
-        signal.raise_signal(signal.SIGINT)
-
-
-def raise_value_error(share, words):
-    if words not in ("", "reading the graph"):
-        raise ValueError("the progress bar broke")
-
-
-@pytest.mark.parametrize(
-    ("advance", "error"),
-    [(interrupt_main_thread, KeyboardInterrupt), (raise_value_error, ValueError)],
-    ids=["ctrl-c", "broken progress bar"],
-)
-def test_an_interrupted_build_is_cancelled(tmp_path, monkeypatch, advance, error):
-    plans = []
-
-    def spy(work, monitor, advance):
-        return run_cancellable(lambda: plans.append(work()), monitor, advance)
-
-    monkeypatch.setattr(builder_module, "run_cancellable", spy)
-    with pytest.raises(error):
-        build(chain(100), tmp_path, advance=advance)
-    assert plans == [None]  # the builder gave up: a build that merely went on to its end would have left a plan
-    assert not [thread for thread in threading.enumerate() if thread.name == "engine build"]
-
-
-def test_an_error_inside_the_build_thread_is_raised_here():
-    def fail():
-        raise MemoryError("no memory")
-
-    with pytest.raises(MemoryError, match="no memory"):
-        run_cancellable(fail, SimpleNamespace(share=0.0, words=""), silent)
 
 
 # --- what the builders refuse ------------------------------------------------------------------------------------
@@ -278,169 +196,3 @@ def other_precision(folder):
 def test_an_engine_of_another_precision_is_not_built(tmp_path):
     with pytest.raises(CheckFailed, match=r"product \(MATRIX_MULTIPLY\) computes in FLOAT, but fp16 was asked for"):
         build_engine(other_precision(tmp_path), "tensorrt-rtx", EngineOptions(), silent)
-
-
-# --- load_builder ------------------------------------------------------------------------------------------------
-
-
-def test_unknown_builder():
-    with pytest.raises(InvalidInput, match="builder 'openvino' is unknown; choose --builder tensorrt or tensorrt-rtx"):
-        load_builder("openvino")
-
-
-@pytest.mark.parametrize(
-    ("builder", "package", "remedy"),
-    [
-        ("tensorrt", "tensorrt", r"pip install 'sparsesam-deploy\[tensorrt\]'"),
-        ("tensorrt-rtx", "tensorrt_rtx", "pip install --upgrade tensorrt-rtx"),
-    ],
-)
-def test_an_absent_builder_says_how_to_install_it(monkeypatch, builder, package, remedy):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(EnvironmentProblem, match=f"{builder} is not installed; {remedy}"):
-        load_builder(builder)
-
-
-def test_a_builder_whose_libraries_do_not_load(monkeypatch, tmp_path):
-    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.11: cannot open shared object file')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(EnvironmentProblem, match=r"tensorrt does not load \(libnvinfer.so.11: cannot open"):
-        load_builder("tensorrt")
-
-
-@pytest.mark.parametrize("version", ["10.12.0.36", "8.6.1", "10.9.0"])
-def test_an_old_tensorrt_is_refused(monkeypatch, version):
-    install_tensorrt(monkeypatch, version)
-    with pytest.raises(EnvironmentProblem, match=f"tensorrt {version} is older than 10.13; pip install"):
-        load_builder("tensorrt")
-
-
-def test_tensorrt_without_a_gpu_is_refused(monkeypatch):
-    install_tensorrt(monkeypatch, devices=())
-    with pytest.raises(EnvironmentProblem, match="there is no CUDA device; use --builder tensorrt-rtx"):
-        load_builder("tensorrt")
-
-
-# --- the tensorrt path -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("version", "has_flag"), [("10.13.3", True), ("11.1.0", True), ("11.4.0", False)], ids=["10.13", "11.1", "no flag"]
-)
-def test_tensorrt_networks_are_strongly_typed(tmp_path, monkeypatch, version, has_flag):
-    fake = install_tensorrt(monkeypatch, version, strongly_typed_flag=has_flag)
-    built = build(stripe_attention(), tmp_path, "tensorrt")
-    assert (built.builder, built.builder_version) == ("tensorrt", version)
-    assert built.compute_capabilities == ("SM89",)
-    assert built.data.nbytes > 10_000
-    flag = 1 << int(RTX.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    assert fake.network_flags == [flag if has_flag else 0]
-
-
-def test_tensorrt_options_reach_the_builder(tmp_path, monkeypatch):
-    fake = install_tensorrt(monkeypatch)
-    build(image_batch(), tmp_path, "tensorrt", workspace_mib=512, builder_optimization_level=5)
-    (config,) = fake.configs
-    assert config.get_memory_pool_limit(RTX.MemoryPoolType.WORKSPACE) == 512 << 20
-    assert config.builder_optimization_level == 5
-    assert not config.get_flag(RTX.BuilderFlag.TF32)
-    assert not config.get_flag(RTX.BuilderFlag.VERSION_COMPATIBLE)
-
-
-def test_version_compatible_reaches_the_builder(tmp_path, monkeypatch):
-    """RTX has no lean runtime to put into the engine, which is how one sees that it was asked for it."""
-    install_tensorrt(monkeypatch)
-    with pytest.raises(CheckFailed, match="libnvinfer_lean"):
-        build(image_batch(), tmp_path, "tensorrt", version_compatible=True)
-
-
-def test_the_timing_cache_is_read_and_written_back(tmp_path, monkeypatch):
-    fake = install_tensorrt(monkeypatch)
-    read = []
-    real = RTX.IBuilderConfig.create_timing_cache
-    monkeypatch.setattr(
-        RTX.IBuilderConfig, "create_timing_cache", lambda self, data: read.append(bytes(data)) or real(self, data)
-    )
-    cache = tmp_path / "caches" / "timing.cache"
-    for _ in range(2):
-        build(image_batch(), tmp_path, "tensorrt", timing_cache=cache)
-    assert read == [b"", cache.read_bytes()]
-    assert list(cache.parent.iterdir()) == [cache]
-    assert len(fake.configs) == 2
-
-
-def test_a_foreign_timing_cache_is_refused_and_kept(tmp_path, monkeypatch):
-    install_tensorrt(monkeypatch)
-    monkeypatch.setattr(RTX.IBuilderConfig, "set_timing_cache", lambda self, cache, ignore_mismatch: ignore_mismatch)
-    cache = tmp_path / "timing.cache"
-    cache.write_bytes(b"of another GPU")
-    with pytest.raises(EnvironmentProblem, match=r"timing cache \S+ is not of tensorrt 11.1.0 and this GPU; delete it"):
-        build(image_batch(), tmp_path, "tensorrt", timing_cache=cache)
-    assert cache.read_bytes() == b"of another GPU"
-
-
-def test_an_unreadable_timing_cache(tmp_path, monkeypatch):
-    install_tensorrt(monkeypatch)
-    with pytest.raises(InvalidInput, match=r"cannot read timing cache .*: is a directory; name another"):
-        build(image_batch(), tmp_path, "tensorrt", timing_cache=tmp_path)
-
-
-# --- plugins -----------------------------------------------------------------------------------------------------
-
-
-def test_a_silent_fallback_to_the_function_body_fails_by_name(tmp_path, monkeypatch):
-    install_tensorrt(monkeypatch, loads_plugins=True)
-    sentence = (
-        r"block0 \(StripeAttention\) fell back to its function body, because the plugin library has no "
-        r"StripeAttention version 1 in namespace ''; block1"
-    )
-    with pytest.raises(CheckFailed, match=sentence):
-        build(stripe_attention(), tmp_path, "tensorrt", plugin_library=tmp_path / "libsparsesam.so")
-
-
-def test_a_plugin_library_that_does_not_load(tmp_path, monkeypatch):
-    install_tensorrt(monkeypatch)
-    library = tmp_path / "libsparsesam.so"
-    with pytest.raises(
-        EnvironmentProblem, match=rf"plugin library {library} does not load into tensorrt 11.1.0: .*open"
-    ):
-        build(stripe_attention(), tmp_path, "tensorrt", plugin_library=library)
-
-
-def test_the_plugins_of_an_engine_are_named_with_their_library(tmp_path, monkeypatch):
-    install_tensorrt(monkeypatch, loads_plugins=True)
-    library = tmp_path / "libsparsesam.so"
-    library.write_bytes(b"ELF")
-
-    def as_if_plugins(network, asked, plugins):
-        return builder_module.AuditReport(
-            dtype="fp16", layers={}, precision={}, fp32_islands=(), custom_nodes={}, findings=()
-        )
-
-    monkeypatch.setattr(builder_module, "audit_network", as_if_plugins)
-    (plugin,) = build(stripe_attention(), tmp_path, "tensorrt", plugin_library=library).plugins
-    assert (plugin.name, plugin.version, plugin.namespace) == ("StripeAttention", "1", "")
-    assert (plugin.library, plugin.sha256[:8]) == ("libsparsesam.so", "706abe3c")
-
-
-# --- messages ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("message", "sentence"),
-    [
-        (
-            "IBuilder::buildSerializedNetwork: Error Code 4: API Usage Error (ITopKLayer n: K exceeds the maximum "
-            "value allowed (3840). In processCheck at /_src/a.cpp:1066 In analyzeShapes at /_src/b.cpp:2825)",
-            "ITopKLayer n: K exceeds the maximum value allowed (3840)",
-        ),
-        ('Assertion failed: mode == "none": not supported.', 'mode == "none": not supported'),
-        ("[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at /_src/c.cpp:2)", ""),
-        ("two\n lines", "two lines"),
-        ("x" * 400, "x" * 299 + "…"),
-    ],
-    ids=["error code", "assertion", "absent driver", "lines", "long"],
-)
-def test_messages_become_one_plain_line(message, sentence):
-    assert plain(message) == sentence
