@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := engines/built/nano
+SOURCES := $(shell find sparsesam_deploy export/recipes -type f -not -name '*.pyc')
 
 .PHONY: demo test lint gpu-check clean
 
@@ -27,7 +28,7 @@ clean:
 	$(BIN)/pip install --quiet --upgrade pip
 	touch $@
 
-.venv/demo: .venv/pip pyproject.toml
+.venv/demo: .venv/pip pyproject.toml $(SOURCES)
 	test -e .venv/dev || $(BIN)/pip install --quiet .
 	touch $@
 

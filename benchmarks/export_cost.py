@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
@@ -79,8 +80,8 @@ def run_case(case: str, scratch: Path | None = None, export_only: bool = False) 
             (save_random_checkpoint, (Path(folder) / f"{family}.pth", family)),
             (measure, (family, dtype or "fp16", Path(folder), export_only)),
         ):
-            with context.Pool(1) as pool:
-                result = pool.apply(function, arguments)
+            with ProcessPoolExecutor(1, context) as pool:  # breaks where a Pool would wait for a killed process
+                result = pool.submit(function, *arguments).result()
     return result
 
 

@@ -60,11 +60,11 @@ class Scene:
         return np.array([np.unravel_index(depth.argmax(), depth.shape)[::-1] for depth in depths])
 
 
-def scenes(symmetries: int = 1, scales: tuple[float, ...] = (1.0,), folder: Path = FOLDER) -> list[Scene]:
+def scenes(symmetries: int = 1, scales: tuple[float, ...] = (1.0,)) -> list[Scene]:
     """The held-out images in the first ``symmetries`` of the eight mirrorings, at each of ``scales`` (at most 1)."""
     found = []
-    for entry in json.loads((folder / "holdout.json").read_text())["images"]:
-        picture, label_map = Image.open(folder / entry["image"]).convert("RGB"), Image.open(folder / entry["labels"])
+    for entry in json.loads((FOLDER / "holdout.json").read_text())["images"]:
+        picture, label_map = Image.open(FOLDER / entry["image"]).convert("RGB"), Image.open(FOLDER / entry["labels"])
         for scale in scales:
             image, labels = (np.array(shrink(*pair)) for pair in ((picture, scale, GREY), (label_map, scale, 0)))
             masks = np.stack([np.isin(labels, item["labels"]) for item in entry["objects"]])

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,26 +44,17 @@ def _explained(path: Path) -> Iterator[None]:
         where = Path(error.filename or path)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise EnvironmentProblem(
-                f"disk full while writing to {path}; free space there or choose another --output."
+                f"disk full while writing to {path}; free space there or choose another place."
             ) from error
-        if error.errno in (
-            errno.EACCES,
-            errno.EPERM,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EEXIST,
-            errno.EISDIR,
-            errno.ENOENT,
-        ):
-            raise InvalidInput(
-                f"cannot write to {where}: {error.strerror.lower()}; choose another --output."
-            ) from error
-        raise
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInput(f"cannot write to {where}: {reason}; choose another place.") from error
 
 
 @contextmanager
-def output_folder(final: Path) -> Iterator[Path]:
+def output_folder(final: Path, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """Give a fresh folder to write into; its files move to ``final`` on success, a failure leaves ``final`` alone.
+
+    ``replaces`` names files that are wrong about what is written, and go if they are not written anew.
 
     Raises:
         InvalidInput: ``final`` cannot be written, or another process is writing to it.
@@ -83,8 +74,11 @@ def output_folder(final: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)  # what a killed build left
             partial.mkdir()
             yield partial
-            for file in sorted(partial.iterdir()):
+            written = sorted(partial.iterdir())
+            for file in written:
                 os.replace(file, final / file.name)
+            for name in {*replaces} - {file.name for file in written} if written else ():
+                (final / name).unlink(missing_ok=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             lock.release()

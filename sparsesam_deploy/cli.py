@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import cli_options as options
@@ -49,7 +50,7 @@ def cli() -> None:
 @options.plugin_library
 @options.check_choices
 @click.option("--overlay", is_flag=True, help="Also draw overlay.png: dense masks, sparse masks, kept tokens.")
-@options.output()
+@options.output
 @options.as_json
 def build(
     recipe: Path | None,
@@ -68,8 +69,7 @@ def build(
     from .progress import Stages
 
     chosen = ExportRecipe.merge(recipe, choices)
-    if chosen.builder is None:
-        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    _require_builder(chosen.builder)
     result = building.build(
         chosen,
         output,
@@ -95,7 +95,9 @@ def build(
         nodes = sorted(set(result.manifest.audit.custom_nodes.values()))
         console.print(f"custom nodes: {' and '.join(nodes)}", highlight=False)
         console.print(f"effective density: {_words(result.manifest.sparsity.effective_density)}", highlight=False)
-        console.print(f"written to {place}", highlight=False, soft_wrap=True)
+        for warning in result.manifest.warnings:
+            console.print(f"{chosen.builder} warns: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"written to {place}", highlight=False, markup=False, soft_wrap=True)
     return _finish(result.report, junit)
 
 
@@ -103,7 +105,7 @@ def build(
     "onnx", epilog=_example("sparsesam-export onnx --checkpoint sam_vit_h_4b8939.pth --density 0.4 --output exported")
 )
 @options.export_choices
-@options.output()
+@options.output
 @options.as_json
 def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
     """Export encoder.onnx and decoder.onnx only."""
@@ -119,7 +121,7 @@ def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any
     if as_json:
         _print_json({"output": str(output), "files": names, "stages": stages.as_dicts()})
     else:
-        console.print(f"written to {output}: {', '.join(names)}", highlight=False, soft_wrap=True)
+        console.print(f"written to {output}: {', '.join(names)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @cli.command(
@@ -129,7 +131,7 @@ def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any
 @click.argument("encoder", type=click.Path(path_type=Path), metavar="ENCODER.ONNX")
 @options.engine_choices
 @options.plugin_library
-@options.output()
+@options.output
 @options.as_json
 def engine(
     encoder: Path, builder: str | None, plugin_library: Path | None, output: Path, as_json: bool, **choices: Any
@@ -139,8 +141,7 @@ def engine(
     from .export.metadata import load_exported
     from .progress import Stages
 
-    if builder is None:
-        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    _require_builder(builder)
     _, metadata = load_exported(encoder)
     if metadata.get("kind") != "encoder":
         raise InvalidInput(f"{encoder} is a {metadata.get('kind')}, not an encoder; name an encoder.onnx.")
@@ -149,9 +150,8 @@ def engine(
     if as_json:
         _print_json(manifest.model_dump(mode="json"))
     else:
-        console.print(
-            f"written to {output}: {manifest.engine.name}, {manifest.engine.bytes >> 20} MiB", highlight=False
-        )
+        words = f"written to {output}: {manifest.engine.name}, {manifest.engine.bytes >> 20} MiB"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
 @cli.command(
@@ -224,7 +224,7 @@ def inspect(path: Path, as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in found.items():
-        table.add_row(f"[bold]{name}[/]", value if isinstance(value, str) else json.dumps(value))
+        table.add_row(f"[bold]{name}[/]", escape(value if isinstance(value, str) else json.dumps(value)))
     console.print(table)
 
 
@@ -244,9 +244,14 @@ def doctor(as_json: bool) -> int:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for finding in findings:
             remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
-            table.add_row(marks[finding.status], finding.name, finding.value + remedy)
+            table.add_row(marks[finding.status], escape(finding.name), escape(finding.value + remedy))
         console.print(table)
     return 3 if any(finding.status == "problem" for finding in findings) else 0
+
+
+def _require_builder(builder: str | None) -> None:
+    if builder is None:
+        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
 
 
 def _engine_options(choices: dict[str, Any], batch: tuple[int, int, int]) -> Any:
@@ -284,17 +289,22 @@ def main() -> None:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), error.exit_code)
     except SparseSamError as error:
         click.echo(f"error: {error}", err=True)
-        if "--json" in sys.argv:
-            _print_json({"error": str(error), "exit_code": error.exit_code})
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; nothing was written under a final name.", err=True)
-        sys.exit(INTERRUPTED)
-    except MemoryError:
-        click.echo(
-            "error: out of memory; free memory (see `sparsesam-export doctor`) or choose a smaller model.", err=True
-        )
-        sys.exit(3)
+        _fail("interrupted", INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # how torch runs out of it
+            raise
+        words = "out of memory; free memory (see `sparsesam-export doctor`) or choose a smaller model."
+        click.echo(f"error: {words}", err=True)
+        _fail(words, 3)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    if "--json" in sys.argv:
+        _print_json({"error": message, "exit_code": exit_code})
+    sys.exit(exit_code)

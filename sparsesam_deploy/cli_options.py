@@ -170,8 +170,6 @@ check_choices = _together(
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; progress stays on stderr.")
 
 
-def output(required: bool = True) -> Callable:
-    """The folder that results go to."""
-    return click.option(
-        "--output", required=required, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results."
-    )
+output = click.option(
+    "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results."
+)

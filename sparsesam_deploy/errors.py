@@ -32,6 +32,6 @@ class ImageError(InvalidInput):
 
 
 class EnvironmentProblem(SparseSamError):
-    """The machine lacks what was asked for: a package, a GPU, memory, disk space, write permission."""
+    """The machine lacks what was asked for: a package, a GPU, memory, disk space."""
 
     exit_code = 3

@@ -36,7 +36,7 @@ class Stages:
     @contextmanager
     def __call__(self, name: str) -> Iterator[Advance]:
         start = time.perf_counter()
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(24), TimeElapsedColumn())
         with (
             _PeakMemory() as memory,
             Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress,

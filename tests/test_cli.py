@@ -15,6 +15,7 @@ from PIL import Image
 
 from sparsesam_deploy.engines import tolerance
 from sparsesam_deploy.engines.samples import SHIPPED
+from sparsesam_deploy.model.config import PRESETS
 
 FILES = {"encoder.onnx", "decoder.onnx", "encoder.engine", "manifest.json", "parity.json"}
 TOOL = Path(sys.executable).with_name("sparsesam-export")
@@ -136,6 +137,8 @@ def test_onnx_then_engine_then_verify(tiny_checkpoint, sparsesam_export, tmp_pat
     exported, engine = tmp_path / "exported", tmp_path / "engine"
     result = sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, "--dtype", "fp32", "--output", exported)
     assert result.code == 0 and visible(exported) == {"encoder.onnx", "decoder.onnx"}
+    engine.mkdir()
+    (engine / "parity.json").write_text("{}")  # of an engine that was here before
     result = sparsesam_export("engine", exported / "encoder.onnx", "--builder", "tensorrt-rtx", "--output", engine)
     assert result.code == 0 and visible(engine) == FILES - {"parity.json"}
     arguments = (
@@ -175,8 +178,17 @@ def test_help_has_an_example(sparsesam_export, command):
 
 def test_doctor_reports_builders(sparsesam_export):
     result = sparsesam_export("doctor", "--json")
-    names = {finding["name"] for finding in json.loads(result.out)["findings"]}
-    assert result.code in (0, 3) and {"python", "torch"} <= names
+    findings = {finding["name"]: finding for finding in json.loads(result.out)["findings"]}
+    assert {"python", "torch", "onnx", "tensorrt", "tensorrt-rtx", "plugin library"} <= set(findings)
+    assert findings["tensorrt-rtx"]["status"] == "ok"
+    problems = [finding for finding in findings.values() if finding["status"] == "problem"]
+    assert result.code == (3 if problems else 0)
+
+
+def test_doctor_prints_remedies_to_the_letter(sparsesam_export, monkeypatch):
+    """Square brackets are markup to rich, and part of pip's words for extras."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert "pip install 'sparsesam-deploy[tensorrt]'" in sparsesam_export("doctor").out
 
 
 def test_recipe_and_options_give_the_same_choice(sparsesam_export, tiny_checkpoint, tmp_path):
@@ -192,11 +204,14 @@ def test_recipe_and_options_give_the_same_choice(sparsesam_export, tiny_checkpoi
 def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):
     from sparsesam_deploy.export.recipe import ExportRecipe, shipped_recipes
 
-    names = shipped_recipes()
-    assert {"nano", "paper"} <= set(names)
-    for name in names:
-        options = {} if name == "nano" else {"checkpoint": tiny_checkpoint}
-        assert ExportRecipe.merge(Path(name), options).sparsity.order in ("lattice", "ranked")
+    def merged(name: str) -> ExportRecipe:
+        return ExportRecipe.merge(Path(name), {} if name == "nano" else {"checkpoint": tiny_checkpoint})
+
+    assert set(shipped_recipes()) == {"nano", "server", "paper", "dense"}
+    assert merged("nano").sparsity == merged("server").sparsity == PRESETS["default"]
+    assert merged("server").batch == (1, 4, 8)
+    assert merged("paper").sparsity == PRESETS["paper"]
+    assert (merged("dense").sparsity.attention_density, merged("dense").sparsity.mlp_density) == (1, 1)
 
 
 def test_batch_is_built_and_judged(tiny_checkpoint, sparsesam_export, tmp_path):

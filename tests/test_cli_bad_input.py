@@ -167,9 +167,20 @@ def test_odd_images_are_judged(tiny_checkpoint, tmp_path, sparsesam_export):
     assert result.code == 0 and judged == ["deep.png", "rotated.jpg"]
 
 
+def test_a_usage_error_is_json_too(sparsesam_export):
+    result = sparsesam_export("onnx", "--model", "nano", "--density", "0", "--output", "out", "--json")
+    refusal = json.loads(result.out)
+    assert result.code == refusal["exit_code"] == 2 and "outside (0, 1]" in refusal["error"]
+
+
+def test_square_brackets_in_a_path_are_no_markup(tmp_path, sparsesam_export):
+    result = sparsesam_export("inspect", tmp_path / "x[" / "b]y" / "encoder.onnx")
+    assert result.code == 2 and "x[/b]y" in one_line(result.err)
+
+
 def test_unwritable_output(tiny_checkpoint, tmp_path, sparsesam_export):
     (tmp_path / "file").write_text("")
-    for output in (tmp_path / "file" / "out", Path("/proc/sparsesam")):
+    for output in (tmp_path / "file" / "out", Path("/proc/sparsesam"), tmp_path / ("long" * 100)):
         result = sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, "--output", output)
         assert result.code == 2 and f"cannot write to {output}" in one_line(result.err)
 

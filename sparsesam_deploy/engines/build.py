@@ -10,23 +10,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..artifacts import output_folder
+from ..errors import CheckFailed
 from ..export.decoder import export_decoder
 from ..export.encoder import export_encoder
-from ..export.metadata import load_exported
+from ..export.metadata import load_exported, weight_files
 from ..export.recipe import ExportRecipe
 from ..model.checkpoint import LoadedSam
 from ..model.encoder import SparseSamEncoder
 from ..progress import Stages
-from .builder import BuilderName, BuiltEngine, EngineOptions, build_engine, load_builder
-from .manifest import BatchProfile, Checkpoint, EngineManifest, FileRecord, Preprocessing, Sparsity
+from .builder import BuilderName, BuiltEngine, EngineOptions, build_engine, check_buildable
+from .manifest import MANIFEST, BatchProfile, Checkpoint, EngineManifest, FileRecord, Preprocessing, Sparsity
 from .overlay import draw_overlay
 from .report import ParityReport, write_json
 from .samples import Sample
 from .verify import Verifier
 
 ENCODER, DECODER, ENGINE = "encoder.onnx", "decoder.onnx", "encoder.engine"
-MANIFEST, PARITY = "manifest.json", "parity.json"
-REJECTED = "rejected"
+PARITY, OVERLAY, REJECTED = "parity.json", "overlay.png", "rejected"
+ABOUT_AN_ENGINE = (PARITY, OVERLAY)
+"""What says something about the engine of a folder, and must not outlive it."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,36 @@ def export(recipe: ExportRecipe, folder: Path, stages: Stages) -> LoadedSam:
 def make_engine(
     folder: Path, builder: BuilderName, options: EngineOptions, plugin_library: Path | None, stages: Stages
 ) -> EngineManifest:
-    """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``; returns its manifest, not yet written."""
-    _, metadata = load_exported(folder / ENCODER)
+    """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``; returns its manifest, not yet written.
+
+    The plugin library is copied along, since the engine needs that very one.
+    """
+    model, metadata = load_exported(folder / ENCODER)
+    sidecars = [folder / name for name in weight_files(model)]
+    del model
     with stages(f"build engine, {builder}") as advance:
         built = build_engine(folder / ENCODER, builder, options, advance, plugin_library)
         (folder / ENGINE).write_bytes(built.data)
-    return _manifest(folder, metadata, built, stages)
+    if plugin_library is not None:
+        shutil.copyfile(plugin_library, folder / plugin_library.name)
+    return _manifest(folder, metadata, sidecars, built, options, stages)
 
 
-def _manifest(folder: Path, metadata: dict, built: BuiltEngine, stages: Stages) -> EngineManifest:
+def _manifest(
+    folder: Path, metadata: dict, sidecars: list[Path], built: BuiltEngine, options: EngineOptions, stages: Stages
+) -> EngineManifest:
     decoder = folder / DECODER
     low, opt, high = metadata["batch"]
     return EngineManifest(
         engine=FileRecord.of(folder / ENGINE),
         encoder_onnx=FileRecord.of(folder / ENCODER),
+        weight_files=tuple(FileRecord.of(path) for path in sidecars),
         decoder_onnx=FileRecord.of(decoder) if decoder.is_file() else None,
         checkpoint=Checkpoint(**metadata["checkpoint"]),
         family=metadata["family"],
         builder=built.builder,
         builder_version=built.builder_version,
+        version_compatible=options.version_compatible,
         compute_capabilities=built.compute_capabilities,
         plugins=built.plugins,
         precision=metadata["dtype"],
@@ -80,6 +93,7 @@ def _manifest(folder: Path, metadata: dict, built: BuiltEngine, stages: Stages) 
         packages=metadata["versions"],
         created=datetime.now(timezone.utc),
         audit=built.audit,
+        warnings=built.warnings,
         parity=None,
         stages=tuple(stages.records),
     )
@@ -100,8 +114,8 @@ def build(
     Raises:
         CheckFailed: an audit finding; parity is not raised but reported.
     """
-    load_builder(recipe.builder)  # a missing builder should not cost an export first
-    with output_folder(output) as folder:
+    check_buildable(recipe.builder, options, plugin_library)
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
         loaded = export(recipe, folder, stages)
         manifest = make_engine(folder, recipe.builder, options, plugin_library, stages)
         with stages("verify") as advance:
@@ -109,18 +123,18 @@ def build(
             report = verifier(samples, advance, min_dense_iou)
         if overlay:
             with stages("draw overlay"):
-                draw_overlay(verifier, folder / "overlay.png")
+                draw_overlay(verifier, folder / OVERLAY)
         manifest = manifest.model_copy(update={"parity": report.summary(), "stages": tuple(stages.records)})
         write_json(folder / PARITY, report.as_json())
         manifest.write(folder / MANIFEST)
+        shutil.rmtree(output / REJECTED, ignore_errors=True)
         if not report.passed:
             reject(folder, output / REJECTED)
     return BuildResult(manifest, report)
 
 
 def reject(folder: Path, rejected: Path) -> None:
-    """Move everything in ``folder`` to ``rejected``, replacing an earlier rejected build."""
-    shutil.rmtree(rejected, ignore_errors=True)
+    """Move everything in ``folder`` to ``rejected``."""
     rejected.mkdir()
     for file in folder.iterdir():
         os.replace(file, rejected / file.name)
@@ -134,14 +148,27 @@ def build_engine_only(
     plugin_library: Path | None,
     stages: Stages,
 ) -> EngineManifest:
-    """``encoder.engine`` and ``manifest.json`` for an exported encoder, whose ONNX files are copied along."""
-    load_builder(builder)
-    load_exported(encoder)
-    with output_folder(output) as folder:
-        for source in (encoder, encoder.with_name(f"{encoder.name}.data"), encoder.with_name(DECODER)):
-            if source.is_file():
-                target = folder / (ENCODER if source == encoder else source.name)
-                shutil.copyfile(source, target)
+    """``encoder.engine`` and ``manifest.json`` for an exported encoder, whose ONNX files are copied along.
+
+    Raises:
+        CheckFailed: an audit finding, or the decoder beside the encoder is of another checkpoint.
+    """
+    check_buildable(builder, options, plugin_library)
+    model, metadata = load_exported(encoder)
+    beside = [encoder.with_name(name) for name in weight_files(model)]
+    del model
+    if (decoder := encoder.with_name(DECODER)).is_file():
+        _, of_decoder = load_exported(decoder)
+        if of_decoder["checkpoint"] != metadata["checkpoint"]:
+            raise CheckFailed(
+                f"{decoder} is of {of_decoder['checkpoint']['source']}, {encoder.name} of "
+                f"{metadata['checkpoint']['source']}; move the decoder elsewhere or export both again."
+            )
+        beside.append(decoder)
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
+        shutil.copyfile(encoder, folder / ENCODER)
+        for source in beside:
+            shutil.copyfile(source, folder / source.name)
         manifest = make_engine(folder, builder, options, plugin_library, stages)
         manifest.write(folder / MANIFEST)
     return manifest

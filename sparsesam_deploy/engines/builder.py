@@ -75,6 +75,21 @@ def load_builder(name: BuilderName) -> ModuleType:
     return trt
 
 
+def check_buildable(builder: BuilderName, options: EngineOptions, plugin_library: Path | None) -> ModuleType:
+    """Refuse what would fail whatever the graph, before an export is spent on it; returns the builder's module.
+
+    Raises:
+        InvalidInput: ``builder`` cannot honour an option.
+        EnvironmentProblem: as `load_builder`.
+    """
+    options.check_for(builder)
+    if builder == "tensorrt-rtx" and plugin_library is not None:
+        raise InvalidInput(
+            f"tensorrt-rtx cannot build the plugins of {plugin_library}; leave them out or use --builder tensorrt."
+        )
+    return load_builder(builder)
+
+
 def build_engine(
     onnx_path: Path,
     builder: BuilderName,
@@ -95,12 +110,7 @@ def build_engine(
         CheckFailed: the builder refuses the graph, or its network is not the one that was asked for.
         KeyboardInterrupt: Ctrl-C, once the builder has stopped.
     """
-    options.check_for(builder)
-    if builder == "tensorrt-rtx" and plugin_library is not None:
-        raise InvalidInput(
-            f"tensorrt-rtx cannot build the plugins of {plugin_library}; leave them out or use --builder tensorrt."
-        )
-    trt = load_builder(builder)
+    trt = check_buildable(builder, options, plugin_library)
     advance(0.0, "reading the graph")
     facts = GraphFacts.read(onnx_path)
     return _Build(trt, builder, options, onnx_path, facts).run(advance, plugin_library)

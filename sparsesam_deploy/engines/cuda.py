@@ -9,6 +9,9 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
+from ..errors import EnvironmentProblem
+
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _COMPUTE_CAPABILITY_MAJOR, _COMPUTE_CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
@@ -22,13 +25,21 @@ class CudaDevice:
 
 
 def cuda_devices() -> tuple[CudaDevice, ...]:
-    """The visible devices (``CUDA_VISIBLE_DEVICES`` applies); none without a driver or without a GPU."""
+    """The visible devices (``CUDA_VISIBLE_DEVICES`` applies); none without a driver or without a GPU.
+
+    Raises:
+        EnvironmentProblem: there is a driver, and it does not start.
+    """
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
         return ()
-    if driver.cuInit(0) != 0:
-        return ()
+    if (status := driver.cuInit(0)) != 0:
+        if status == _NO_DEVICE:
+            return ()
+        raise EnvironmentProblem(
+            f"the CUDA driver does not start (cuInit gives {status}); run nvidia-smi, and reboot after a driver update."
+        )
     count = ctypes.c_int(0)
     driver.cuDeviceGetCount(ctypes.byref(count))
     return tuple(_device(driver, ordinal) for ordinal in range(count.value))

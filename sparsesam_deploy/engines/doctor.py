@@ -87,8 +87,7 @@ def _torch() -> Iterator[Finding]:
 
 
 def _onnx() -> Iterator[Finding]:
-    version = _version("onnx")
-    yield Finding("onnx", version) if version else Finding("onnx", "not installed", "problem", "pip install onnx")
+    yield Finding("onnx", metadata.version("onnx"))
     import onnxruntime
 
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]

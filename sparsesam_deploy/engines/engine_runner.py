@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import CheckFailed, EnvironmentProblem
 from .builder import load_builder
 from .cuda import cuda_devices
 from .manifest import EngineManifest
@@ -15,14 +17,15 @@ from .manifest import EngineManifest
 
 def why_not(manifest: EngineManifest) -> str | None:
     """The reason why this machine cannot run the engine, as a clause; None when it can."""
-    devices = cuda_devices()
     built_for = ", ".join(manifest.compute_capabilities)
+    try:
+        devices = cuda_devices()
+    except EnvironmentProblem as problem:
+        return f"no device: {problem}"
     if not devices:
         return f"no device: this machine has no CUDA GPU, the engine is for {built_for}"
     if devices[0].compute_capability not in manifest.compute_capabilities:
         return f"no device: {devices[0].name} is {devices[0].compute_capability}, the engine is for {built_for}"
-    if importlib.util.find_spec("polygraphy") is None:
-        return "polygraphy is not installed (pip install polygraphy)"
     return None
 
 
@@ -30,25 +33,47 @@ class EngineRunner:
     """One engine on the current GPU; the manifest beside it is checked first.
 
     Raises:
-        CheckFailed: manifest and engine, runtime or GPU do not match.
-        EnvironmentProblem: the runtime package is missing.
+        CheckFailed: manifest and engine, runtime or GPU do not match, or the engine does not load or run.
+        EnvironmentProblem: the runtime package is missing or serves another builder, or a plugin library does not load.
     """
 
     def __init__(self, folder: Path, manifest: EngineManifest) -> None:
         trt = load_builder(manifest.builder)
         manifest.check(folder, trt.__version__, cuda_devices()[0].compute_capability)
         # Polygraphy chooses between TensorRT and TensorRT-RTX by this variable, once, when it is imported.
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if manifest.builder == "tensorrt-rtx" else "0"
-        from polygraphy.backend.common import BytesFromPath
-        from polygraphy.backend.trt import EngineFromBytes, LoadPlugins, TrtRunner
+        rtx = manifest.builder == "tensorrt-rtx"
+        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if rtx else "0"
+        from polygraphy import config
+        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
 
-        libraries = sorted({str(folder / plugin.library) for plugin in manifest.plugins})
-        load = EngineFromBytes(BytesFromPath(str(folder / manifest.engine.name)))
-        self.load = LoadPlugins(plugins=libraries, obj=load) if libraries else load
+        if rtx != config.USE_TENSORRT_RTX:
+            raise EnvironmentProblem(
+                f"this process already runs engines of the other builder than {manifest.builder}; "
+                "run this one in a process of its own."
+            )
+        # A runtime and registry of its own: the process-wide registry takes a library once only.
+        self.logger = trt.Logger(trt.Logger.ERROR)
+        self.runtime = trt.Runtime(self.logger)
+        for library in sorted({folder / plugin.library for plugin in manifest.plugins}):
+            if self.runtime.get_plugin_registry().load_library(str(library)) is None:
+                raise EnvironmentProblem(f"plugin library {library} does not load; rebuild it on this machine.")
+        self.path = folder / manifest.engine.name
+        with self._explained():
+            self.engine = EngineFromBytes(self.path.read_bytes(), runtime=self.runtime)()
         self.runner_type = TrtRunner
         self.kernels = f"{manifest.builder} {trt.__version__} on {cuda_devices()[0].name}"
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, float32."""
-        with self.runner_type(self.load) as runner:
+        with self._explained(), self.runner_type(self.engine) as runner:
             return {name: np.array(value, np.float32) for name, value in runner.infer(inputs).items()}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        from polygraphy.exception import PolygraphyException
+
+        try:
+            yield
+        except PolygraphyException as error:
+            reason = str(error).splitlines()[0]
+            raise CheckFailed(f"{self.path} does not run ({reason}); rebuild it on this machine.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -105,11 +106,13 @@ class EngineManifest(_Record):
     schema_version: Literal[1] = SCHEMA_VERSION
     engine: FileRecord
     encoder_onnx: FileRecord
+    weight_files: tuple[FileRecord, ...] = ()
     decoder_onnx: FileRecord | None
     checkpoint: Checkpoint
     family: str
     builder: BuilderName
     builder_version: str
+    version_compatible: bool = False
     compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1)]
     plugins: tuple[PluginRequirement, ...]
     precision: Literal["fp32", "fp16", "bf16"]
@@ -119,6 +122,7 @@ class EngineManifest(_Record):
     packages: dict[str, str]
     created: AwareDatetime
     audit: AuditReport
+    warnings: tuple[str, ...] = ()
     parity: dict[str, JsonValue] | None
     stages: tuple[StageRecord, ...]
 
@@ -160,7 +164,7 @@ class EngineManifest(_Record):
             CheckFailed: the first mismatch, with the command that mends it.
         """
         engine, rebuild = folder / self.engine.name, f"rebuild with `sparsesam-export build --output {folder}`"
-        if builder_version is not None and builder_version != self.builder_version:
+        if builder_version is not None and not self._loads_with(builder_version):
             raise CheckFailed(
                 f"{engine} was built by {self.builder} {self.builder_version}, but {builder_version} is installed; "
                 f"{rebuild} or `pip install {self.builder}=={self.builder_version}`."
@@ -181,9 +185,14 @@ class EngineManifest(_Record):
         Raises:
             CheckFailed: the first mismatch, with the command that mends it.
         """
-        for record in (self.encoder_onnx, self.decoder_onnx):
+        for record in (self.encoder_onnx, *self.weight_files, self.decoder_onnx):
             if record is not None:
                 record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
+
+    def _loads_with(self, version: str) -> bool:
+        """The very version it was built by; a version-compatible engine loads with later ones too."""
+        found, built = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, self.builder_version))
+        return found == built or (self.version_compatible and found > built)
 
     def _check_library(self, path: Path, sha256: str, rebuild: str) -> None:
         needs = f"{self.engine.name} needs the plugins {', '.join(sorted({plugin.name for plugin in self.plugins}))}"

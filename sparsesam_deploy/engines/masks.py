@@ -76,8 +76,11 @@ def answer(
     picked = logits[np.arange(len(logits)), chosen]
     if logits.shape[1] > 4:
         picked = picked + logits[:, 4]
-    full = upscale_masks(torch.from_numpy(picked[:, None]), image.input_size, image.original_size)
-    return Answer((full[:, 0] > 0).numpy(), chosen)
+    masks = [  # one by one: at the image's size, float32 logits of all prompts may be gigabytes
+        upscale_masks(torch.from_numpy(mask[None, None]), image.input_size, image.original_size)[0, 0].numpy() > 0
+        for mask in picked
+    ]
+    return Answer(np.stack(masks), chosen)
 
 
 def agreement(actual: Answer, expected: Answer) -> Agreement:

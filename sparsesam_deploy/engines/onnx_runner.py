@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ..errors import CheckFailed
+from ..errors import CheckFailed, EnvironmentProblem
 from ..export.metadata import load_exported
 from ..export.writer import EXTERNAL_DATA_ABOVE
 from .precision import in_float32
@@ -44,10 +44,12 @@ class OnnxRunner:
         self.names = [value.name for value in model.graph.output] + list(inner_values)
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
         if float32:
-            model = in_float32(onnx.load(path), inner_values, rounded=False)
+            onnx.load_external_data_for_model(model, str(path.parent))
+            model = in_float32(model, inner_values, rounded=False)
             self.kernels += ", in float32 without rounding"
         elif self.metadata["dtype"] == "bf16":
-            model = in_float32(onnx.load(path), inner_values, rounded=True)
+            onnx.load_external_data_for_model(model, str(path.parent))
+            model = in_float32(model, inner_values, rounded=True)
             self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
         else:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
@@ -65,8 +67,15 @@ class OnnxRunner:
         """ONNX Runtime's exceptions have no common base but Exception."""
         try:
             yield
+        except MemoryError:
+            raise
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"no room for the weights of {self.path} in {tempfile.gettempdir()} ({error.strerror}); "
+                "free space there or set TMPDIR."
+            ) from error
         except Exception as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise CheckFailed(
                 f"ONNX Runtime cannot run {self.path} ({reason}); export the checkpoint again."
             ) from error
@@ -76,10 +85,11 @@ def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSessi
     """A session on ``model``, whose external data (if any) lie in ``folder``; loaded weights above 2 GiB go by disk."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each of three sessions
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if sum(len(weight.raw_data) for weight in model.graph.initializer) < EXTERNAL_DATA_ABOVE:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="weights")
-        return onnxruntime.InferenceSession(path, providers=[PROVIDER])
+        return onnxruntime.InferenceSession(path, options, providers=[PROVIDER])

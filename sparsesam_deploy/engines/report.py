@@ -101,6 +101,11 @@ class ParityReport(BaseModel):
             "mask_iou_onnx_vs_dense": mean("total"),
             "engine": self.engine,
         }
+        engines = [image.engine for image in self.images if image.engine is not None]
+        if engines:
+            figures["engine_relative_l2"] = max(engine.relative_l2 for engine in engines)
+            figures["engine_median_error"] = max(engine.median_error for engine in engines)
+            figures["mask_iou_engine_vs_torch"] = min(engine.parity.mean_iou for engine in engines)
         return _finite(figures)
 
     def as_json(self) -> dict:
@@ -136,6 +141,7 @@ class ParityReport(BaseModel):
                 at_most("engine embedding error, median position", image.engine.median_error, limit.embedding),
                 at_least("engine embedding cosine", image.engine.cosine, limit.cosine),
                 at_least("engine mask IoU", image.engine.parity.mean_iou, limit.mask_iou),
+                at_least("engine boundary IoU", image.engine.parity.mean_boundary_iou, limit.boundary_iou),
             ]
         if self.min_dense_iou is not None:
             checks.append(at_least("mask IoU to dense", image.total.mean_iou, self.min_dense_iou))
@@ -171,6 +177,19 @@ class ParityReport(BaseModel):
             figures = [f"{pair.mean_iou:.4f} / {pair.mean_boundary_iou:.4f}" for pair in pairs]
             masks.add_row(escape(image.image), str(image.prompts), *figures)
         console.print(encoder, masks)
+        if any(image.engine for image in self.images):
+            engine = _table(
+                "Engine to torch", "image", "median position", "output", "cosine", "mean IoU / boundary IoU"
+            )
+            for image in self.images:
+                engine.add_row(
+                    escape(image.image),
+                    f"{image.engine.median_error:.1e}",
+                    f"{image.engine.relative_l2:.1e}",
+                    f"{image.engine.cosine:.6f}",
+                    f"{image.engine.parity.mean_iou:.4f} / {image.engine.parity.mean_boundary_iou:.4f}",
+                )
+            console.print(engine)
         for name, words in (
             ("encoder", self.encoder_kernels),
             ("decoder", self.decoder_kernels),

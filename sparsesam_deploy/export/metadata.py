@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 
 from ..errors import CheckFailed, InvalidInput
 from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD
@@ -30,30 +31,31 @@ PREPROCESSING = {
 
 def package_versions() -> dict[str, str]:
     """Versions of what took part in an export."""
-    names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "segment-anything")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "segment-anything")
+    found = {name: version(name) for name in names}
+    return {"python": platform.python_version(), **found, "onnxruntime": onnxruntime.__version__}
 
 
 def content_digest(model: onnx.ModelProto, folder: Path) -> str:
-    """SHA-256 over graph, functions, opsets and weights; not over metadata, so that it can be kept there.
+    """SHA-256 over graph, functions, opsets, weights and metadata, but for its own entry there.
 
     Weights are hashed piece by piece: a ViT-H is never held twice. ``folder`` is where external data lies.
     """
     digest = hashlib.sha256()
-    for part in (*model.opset_import, *model.functions, *model.graph.input, *model.graph.output, *model.graph.node):
+    metadata = sorted((entry for entry in model.metadata_props if entry.key != DIGEST), key=lambda entry: entry.key)
+    graph = model.graph
+    for part in (*metadata, *model.opset_import, *model.functions, *graph.input, *graph.output, *graph.node):
         digest.update(part.SerializeToString(deterministic=True))
-    sidecars = set()
     for weight in model.graph.initializer:
         digest.update(f"{weight.name}:{weight.data_type}:{list(weight.dims)}".encode())
         if weight.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in weight.external_data}
             digest.update(json.dumps(entries, sort_keys=True).encode())
-            sidecars.add(entries["location"])
         elif weight.HasField("raw_data"):
             digest.update(weight.raw_data)
         else:
             digest.update(weight.SerializeToString(deterministic=True))
-    for name in sorted(sidecars):
+    for name in weight_files(model):
         path = folder / name
         if Path(name).name != name or not path.is_file():
             raise InvalidInput(f"weights file {path} is missing; keep it beside its ONNX file or export again.")
@@ -61,6 +63,12 @@ def content_digest(model: onnx.ModelProto, folder: Path) -> str:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def weight_files(model: onnx.ModelProto) -> list[str]:
+    """Names of the files beside the graph that hold its weights; none when they are in it."""
+    entries = (entry for weight in model.graph.initializer for entry in weight.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def set_metadata(model: onnx.ModelProto, values: dict[str, Any]) -> None:

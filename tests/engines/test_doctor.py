@@ -88,7 +88,6 @@ def test_torch_without_cuda_on_a_gpu_machine_is_worth_a_note(gpu, monkeypatch):
     ("package", "status", "remedy"),
     [
         ("torch", "problem", "pip install torch torchvision"),
-        ("onnx", "problem", "pip install onnx"),
         ("triton", "note", "pip install 'sparsesam-deploy[triton]'"),
         ("polygraphy", "note", "pip install polygraphy"),
     ],

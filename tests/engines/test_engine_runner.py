@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from sparsesam_deploy.engines import cuda, engine_runner
 from sparsesam_deploy.engines.cuda import CudaDevice
 from sparsesam_deploy.engines.engine_runner import EngineRunner, why_not
-from sparsesam_deploy.errors import CheckFailed
+from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
 
 MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), builder="tensorrt-rtx")
 
@@ -41,18 +40,21 @@ def test_another_compute_capability(gpu):
     assert why_not(MANIFEST) == "no device: NVIDIA Pretence is SM75, the engine is for SM80, SM89"
 
 
-def test_no_polygraphy(gpu, monkeypatch):
-    gpu("SM89")
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "polygraphy" else real(name, *rest)
-    )
-    assert why_not(MANIFEST) == "polygraphy is not installed (pip install polygraphy)"
+def test_a_driver_that_does_not_start(monkeypatch):
+    """803 is what a driver that was updated under a running system says."""
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: 803))
+    assert why_not(MANIFEST).startswith("no device: the CUDA driver does not start (cuInit gives 803); run nvidia-smi")
+    with pytest.raises(EnvironmentProblem):
+        cuda.cuda_devices()
+
+
+def test_a_driver_without_a_device(monkeypatch):
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: 100))
+    assert cuda.cuda_devices() == ()
 
 
 @pytest.mark.parametrize("compute_capability", MANIFEST.compute_capabilities)
 def test_a_fitting_device_is_no_reason(gpu, compute_capability):
-    pytest.importorskip("polygraphy")
     gpu(compute_capability)
     assert why_not(MANIFEST) is None
 
@@ -70,3 +72,36 @@ def test_the_manifest_is_checked_before_the_engine_is_touched(gpu, monkeypatch, 
     with pytest.raises(CheckFailed, match="has changed"):
         EngineRunner(tmp_path, SimpleNamespace(**vars(MANIFEST), check=check))
     assert asked == [(tmp_path, "9.9", "SM89")]
+
+
+def test_one_process_serves_one_builder(gpu, monkeypatch, tmp_path):
+    """Polygraphy is bound to a runtime when it is imported; the other's engine must not be given to it."""
+    from polygraphy import config
+
+    gpu("SM89")
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", False)
+    monkeypatch.setattr(engine_runner, "load_builder", lambda name: SimpleNamespace(__version__="9.9"))
+    manifest = SimpleNamespace(**vars(MANIFEST), check=lambda *arguments: None)
+    with pytest.raises(EnvironmentProblem, match="run this one in a process of its own"):
+        EngineRunner(tmp_path, manifest)
+
+
+def test_an_engine_that_does_not_load_is_a_failed_check(gpu, monkeypatch, tmp_path):
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
+    from polygraphy import config
+    from polygraphy.backend import trt as backend
+    from polygraphy.exception import PolygraphyException
+
+    def refuse():
+        raise PolygraphyException("the plan is of another version")
+
+    runtime = SimpleNamespace(Logger=tensorrt_rtx.Logger, Runtime=lambda logger: None, __version__="9.9")
+    monkeypatch.setattr(engine_runner, "load_builder", lambda name: runtime)
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", True)
+    monkeypatch.setattr(backend, "EngineFromBytes", lambda content, runtime: refuse)
+    gpu("SM89")
+    (tmp_path / "encoder.engine").write_bytes(b"no plan")
+    engine = SimpleNamespace(name="encoder.engine")
+    manifest = SimpleNamespace(**vars(MANIFEST), check=lambda *arguments: None, plugins=(), engine=engine)
+    with pytest.raises(CheckFailed, match=r"encoder\.engine does not run \(the plan is of another version\)"):
+        EngineRunner(tmp_path, manifest)

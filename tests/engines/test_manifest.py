@@ -210,6 +210,29 @@ def test_an_untouched_folder_passes(manifest, folder):
     manifest.check_sources(folder)
 
 
+@pytest.mark.parametrize(
+    ("compatible", "installed", "loads"),
+    [(True, "1.7.1.116", True), (True, "1.10.0.1", True), (True, "1.7.0.200", False), (False, "1.10.0.1", False)],
+)
+def test_version_compatible_engines_load_with_later_releases(manifest, folder, compatible, installed, loads):
+    manifest = manifest.model_copy(update={"version_compatible": compatible})
+    if loads:
+        manifest.check(folder, builder_version=installed)
+    else:
+        with pytest.raises(CheckFailed, match=f"but {installed} is installed"):
+            manifest.check(folder, builder_version=installed)
+
+
+def test_edited_weights_beside_the_onnx_file_are_found_out(manifest, folder):
+    weights = folder / "encoder.onnx.data"
+    weights.write_bytes(b"weights")
+    manifest = manifest.model_copy(update={"weight_files": (FileRecord.of(weights),)})
+    manifest.check_sources(folder)
+    weights.write_bytes(b"Weights")
+    with pytest.raises(CheckFailed, match=r"encoder\.onnx\.data has changed"):
+        manifest.check_sources(folder)
+
+
 REBUILD = r"rebuild with `sparsesam-export build --output \S+`"
 
 

@@ -57,6 +57,10 @@ FAILURES = {
         {"engine": worse(ENGINE, parity=worse(GOOD, mean_iou=0.5))},
         "engine mask IoU: 0.50000 is below",
     ),
+    "engine-boundary": (
+        {"engine": worse(ENGINE, parity=worse(GOOD, mean_boundary_iou=0.5))},
+        "engine boundary IoU: 0.50000 is below",
+    ),
 }
 NAN = {
     "graph": {"stages": failing_stage(graph=math.nan)},
@@ -69,6 +73,7 @@ NAN = {
     "engine-error": {"engine": worse(ENGINE, median_error=math.nan)},
     "engine-cosine": {"engine": worse(ENGINE, cosine=math.nan)},
     "engine-iou": {"engine": worse(ENGINE, parity=worse(GOOD, mean_iou=math.nan))},
+    "engine-boundary": {"engine": worse(ENGINE, parity=worse(GOOD, mean_boundary_iou=math.nan))},
 }
 
 
@@ -76,7 +81,7 @@ NAN = {
 def test_a_good_report_passes(dtype):
     good = report(image_result(engine=ENGINE), image_result("face.png"), dtype=dtype)
     assert (good.passed, good.failures) == (True, [])
-    assert len(good.checks) == 7 + 4
+    assert len(good.checks) == 8 + 4
 
 
 def test_what_near_ties_make_of_an_image_is_shown_and_not_judged():
@@ -182,6 +187,13 @@ def test_the_table_holds_the_figures_at_80_columns():
         assert figure in " ".join(table)
     assert "engine: not built" in text.replace("  ", " ")
     assert "FAILED" not in text
+
+
+def test_what_an_engine_showed_is_printed_and_summed_up():
+    shown = report(image_result(engine=worse(ENGINE, median_error=6.5e-7)))
+    assert "6.5e-07" in printed(shown)
+    assert shown.summary()["engine_median_error"] == 6.5e-7
+    assert "Engine to torch" not in printed(report())
 
 
 def test_failures_are_printed_in_full():

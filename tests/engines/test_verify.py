@@ -145,7 +145,12 @@ def test_without_a_device_the_report_says_so(folder, monkeypatch):
     assert checker.engine_status == "not run: no device: this machine has no CUDA GPU, the engine is for SM80, SM89"
 
 
-ENGINE_CHECKS = ["engine embedding error, median position", "engine embedding cosine", "engine mask IoU"]
+ENGINE_CHECKS = [
+    "engine embedding error, median position",
+    "engine embedding cosine",
+    "engine mask IoU",
+    "engine boundary IoU",
+]
 
 
 def nowhere(embeddings):

@@ -113,7 +113,28 @@ def _rename_output(model: onnx.ModelProto) -> None:
     model.graph.output[0].name = "embeddings"
 
 
-@pytest.mark.parametrize("edit", (_edit_weight, _edit_attribute, _edit_function, _drop_function, _rename_output))
+def _edit_metadata(model: onnx.ModelProto) -> None:
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "sparsesam.attention_density")
+    entry.value = "1.0"
+
+
+def _drop_metadata(model: onnx.ModelProto) -> None:
+    (index,) = (i for i, entry in enumerate(model.metadata_props) if entry.key == "sparsesam.batch")
+    del model.metadata_props[index]
+
+
+EDITS = (
+    _edit_weight,
+    _edit_attribute,
+    _edit_function,
+    _drop_function,
+    _rename_output,
+    _edit_metadata,
+    _drop_metadata,
+)
+
+
+@pytest.mark.parametrize("edit", EDITS)
 def test_edits_are_noticed(edit: Callable[[onnx.ModelProto], None], exported: Exported, tmp_path: Path):
     model = exported.load()
     onnx.save(model, tmp_path / "same.onnx")
