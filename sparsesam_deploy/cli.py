@@ -142,9 +142,7 @@ def engine(
     from .progress import Stages
 
     _require_builder(builder)
-    _, metadata = load_exported(encoder)
-    if metadata.get("kind") != "encoder":
-        raise InvalidInput(f"{encoder} is a {metadata.get('kind')}, not an encoder; name an encoder.onnx.")
+    _, metadata = load_exported(encoder, "encoder")
     engine_options = _engine_options(choices, tuple(metadata["batch"]))
     manifest = build_engine_only(encoder, output, builder, engine_options, plugin_library, Stages(progress_console))
     if as_json:

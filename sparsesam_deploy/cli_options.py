@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .model.config import ORDERS, PRESETS, ROUTINGS
+
 BUILDERS = click.Choice(["tensorrt", "tensorrt-rtx"])
 
 
@@ -82,7 +84,7 @@ export_choices = _together(
     ),
     click.option(
         "--preset",
-        type=click.Choice(["default", "paper"]),
+        type=click.Choice(list(PRESETS)),
         help="Starting point of the choices below; paper is the released SparseSAM code.  [default: default]",
     ),
     click.option("--density", type=DensityType(), help="Share of attention and of MLP rows to compute, in (0, 1]."),
@@ -93,12 +95,12 @@ export_choices = _together(
     click.option("--windowed-density", type=DensityType(), help="The same for windowed attention.  [preset: 1]"),
     click.option(
         "--order",
-        type=click.Choice(["lattice", "interleaved", "ranked"]),
+        type=click.Choice(ORDERS),
         help="Token order that stripes are cut from.  [preset: lattice]",
     ),
     click.option(
         "--routing",
-        type=click.Choice(["share-variance", "share-sobel", "skip-sobel", "skip-static", "skip-group-rank"]),
+        type=click.Choice(ROUTINGS),
         help="How MLP rows are chosen.  [preset: share-variance]",
     ),
     click.option(

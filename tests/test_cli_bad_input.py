@@ -101,11 +101,12 @@ def test_bad_option(arguments, sentence, tiny_checkpoint, tmp_path, sparsesam_ex
     ("text", "sentence"),
     [
         ("density = ", "is not TOML"),
-        ('model = "nano"\nsparsity = 0.4', "sparsity"),
-        ('model = "nano"\ndensity = "half"', "density"),
+        ('model = "nano"\nsparsity = 0.4', "sparsity: no such setting; known ones are model, checkpoint, preset,"),
+        ('model = "nano"\ndensity = "half"', "density: Input should be a valid number, not 'half'."),
+        ('model = "nano"\ndensity = true', "density: Input should be a valid number, not True."),
         ('dtype = "fp16"', "give either --model nano or --checkpoint FILE"),
     ],
-    ids=["syntax", "unknown-key", "wrong-type", "no-model"],
+    ids=["syntax", "unknown-key", "wrong-type", "boolean", "no-model"],
 )
 def test_bad_recipe(text, sentence, tmp_path, sparsesam_export):
     (tmp_path / "recipe.toml").write_text(text)

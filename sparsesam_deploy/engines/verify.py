@@ -66,8 +66,8 @@ class Verifier:
         engine_folder: Path | None = None,
         manifest: EngineManifest | None = None,
     ) -> None:
-        metadata = _metadata(encoder_path, loaded)
-        _metadata(decoder_path, loaded)
+        metadata = _metadata(encoder_path, "encoder", loaded)
+        _metadata(decoder_path, "decoder", loaded)
         encoder, config = loaded.sam.image_encoder, loaded.config
         self.dtype = metadata["dtype"]
         self.sparse = SparseSamEncoder(encoder, config, sparsity_of(metadata), metadata["gelu"])
@@ -137,9 +137,9 @@ class Verifier:
         return result
 
 
-def _metadata(path: Path, loaded: LoadedSam) -> dict:
+def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
     """The metadata of an exported file, which must come from ``loaded``."""
-    _, metadata = load_exported(path)
+    _, metadata = load_exported(path, kind)
     if metadata["checkpoint"]["sha256"] != loaded.sha256:
         raise CheckFailed(
             f"{path} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "

@@ -26,7 +26,7 @@ def stream_names(depth: int) -> tuple[str, ...]:
 
 
 def inner_names(encoder: SparseSamEncoder) -> tuple[str, ...]:
-    """Names of the inner values a verifier looks at: the streams, and what is decided by the image."""
+    """Names of the inner values a verifier looks at: the streams, and what ranking and routing decide."""
     return (*stream_names(encoder.config.depth), *encoder.decision_names)
 
 
@@ -54,7 +54,7 @@ def export_encoder(
     dynamic = low != high
     export_module(
         lambda: _EncoderGraph(cast_copy(encoder, DTYPES[dtype]), DTYPES[dtype]),
-        {"image": torch.zeros(max(2, high) if dynamic else high, 3, IMAGE_SIZE, IMAGE_SIZE)},
+        {"image": torch.zeros(high, 3, IMAGE_SIZE, IMAGE_SIZE)},
         (OUTPUT, HQ_OUTPUT) if encoder.config.hq else (OUTPUT,),
         path,
         encoder_metadata(encoder, loaded, dtype, batch),

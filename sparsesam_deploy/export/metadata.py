@@ -90,20 +90,25 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
     return values
 
 
-def load_exported(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Open a file this project exported, without loading external weights.
+def load_exported(path: Path, kind: str | None = None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Open a file this project exported, an ``encoder`` or ``decoder`` if so asked, without loading external weights.
 
     Returns:
         The model and its metadata.
 
     Raises:
-        InvalidInput: no such file, not ONNX, or not exported by this project.
+        InvalidInput: no such file, not ONNX, not exported by this project, or of another kind.
         CheckFailed: the file was edited after the export.
     """
-    if not path.is_file():
-        raise InvalidInput(f"ONNX file {path} does not exist; make it with `sparsesam-export onnx`.")
     try:
         model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise InvalidInput(f"ONNX file {path} does not exist; make it with `sparsesam-export onnx`.") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInput(
+            f"ONNX file {path} cannot be read: {reason}; name an encoder.onnx or decoder.onnx."
+        ) from error
     except Exception as error:
         raise InvalidInput(f"{path} is not a readable ONNX file ({type(error).__name__}); export it again.") from error
     metadata = read_metadata(model)
@@ -114,4 +119,6 @@ def load_exported(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         )
     if content_digest(model, path.parent) != recorded:
         raise CheckFailed(f"{path} was edited after its export (content digest differs); export the checkpoint again.")
+    if kind is not None and metadata.get("kind") != kind:
+        raise InvalidInput(f"{path} is the {metadata.get('kind')} of a model; name its {kind}.onnx.")
     return model, metadata

@@ -7,17 +7,18 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, StrictFloat, ValidationError, model_validator
 
 from ..errors import InvalidInput
 from ..model.checkpoint import LoadedSam, load_checkpoint, load_nano
-from ..model.config import PRESETS, Density, Order, Routing, SparsityConfig
+from ..model.config import PRESETS, Order, Routing, SparsityConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+Density = StrictFloat | tuple[StrictFloat, ...]  # strict: TOML's true is not the density 1
 SHIPPED_RECIPES = files("sparsesam_deploy") / "recipes"
 
 
@@ -76,7 +77,11 @@ class ExportRecipe(BaseModel):
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"][:1]))
             message = first["msg"].removeprefix("Value error, ")
-            source = f"recipe {file}: " if file is not None else ""
+            if first["type"] == "extra_forbidden":
+                message = f"no such setting; known ones are {', '.join(cls.model_fields)}"
+            elif where:
+                message += f", not {first['input']!r}"
+            source = f"recipe {file}: " if file is not None and where not in given else ""
             raise InvalidInput(f"{source}{where + ': ' if where else ''}{message}.") from error
 
     @property

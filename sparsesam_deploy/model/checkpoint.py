@@ -116,10 +116,12 @@ def _official_tensors(content: Mapping[object, object], path: Path) -> dict[str,
         tensors = _renamed(tensors, huggingface.official_name, path)
     for name, expected in _PIXEL_STATISTICS.items():
         values = tensors.pop(name, None)
-        if values is not None and values.flatten().tolist() != torch.tensor(expected).to(values.dtype).tolist():
+        if values is None:
+            continue
+        if not values.is_floating_point() or values.flatten().tolist() != torch.tensor(expected).to(values).tolist():
             raise CheckpointError(
                 f"checkpoint {path} normalises images with {name} {values.flatten().tolist()}, and only SAM's "
-                f"{list(expected)} is supported; fold the difference into {PATCH_EMBED}."
+                f"{list(expected)} is supported; fold the difference into {PATCH_EMBED} and remove {name}."
             )
     return tensors
 
@@ -133,6 +135,11 @@ def _renamed(content: Mapping[object, object], rename: Callable[[str], str], pat
                 f"checkpoint {path} holds a {type(value).__name__} named {key} among its tensors; "
                 "save the model's state_dict() alone and give that file."
             )
+        if value.layout != torch.strided or value.is_meta or value.nbytes > value.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"checkpoint {path} stores {key} as {value.dtype} ({value.layout}, {value.device}), not number by "
+                "number; save the model as fp32, bf16 or fp16."
+            )
         if name in tensors and not torch.equal(tensors[name], value):
             raise CheckpointError(f"checkpoint {path} holds two different tensors for {name}; remove one of them.")
         tensors[name] = value
@@ -140,10 +147,10 @@ def _renamed(content: Mapping[object, object], rename: Callable[[str], str], pat
 
 
 def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
-    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+    if not tensor.is_floating_point():
         raise CheckpointError(
-            f"checkpoint {path} stores {name} as {tensor.dtype} ({tensor.layout}, {tensor.device}), not as plain "
-            "floating-point numbers; save the model as fp32, bf16 or fp16."
+            f"checkpoint {path} stores {name} as {tensor.dtype}, not as floating-point numbers; "
+            "save the model as fp32, bf16 or fp16."
         )
     tensor = tensor.detach().to(torch.float32).contiguous()
     # NaN and Inf both survive min and max, which need no temporary the size of the tensor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -26,13 +27,14 @@ class SparseBlock(nn.Module):
         same_kind = [i for i in range(config.depth) if (i not in config.global_blocks) == windowed]
         densities = {i: sparsity.for_block(name, i, config.depth) for i in same_kind}
         ranked = sparsity.order == "ranked" and min(densities.values()) < 1
-        needed = ranked or (sparsity.routing == "skip-group-rank" and not windowed)
+        routed = [i for i in config.routed_blocks if sparsity.for_block("mlp_density", i, config.depth) < 1]
+        needed = ranked or (sparsity.routing == "skip-group-rank" and bool(routed) and not windowed)
         self.norm = block.norm1
         self.attention = SparseAttention(
             block.attn, windowed, densities[index], sparsity, makes_ranking=needed and index == same_kind[0]
         )
-        mlp_density = sparsity.for_block("mlp_density", index, config.depth)
-        if index in config.routed_blocks and mlp_density < 1:
+        if index in routed:
+            mlp_density = sparsity.for_block("mlp_density", index, config.depth)
             self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_density, sparsity)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
@@ -79,7 +81,7 @@ class SparseSamEncoder(nn.Module):
 
     @property
     def decision_names(self) -> tuple[str, ...]:
-        """What a forward pass decides by the image, by its names in ``ImageState`` and in order."""
+        """What ranking and routing decide in a forward pass, by its names in ``ImageState`` and in order."""
         rankings = [block.attention.ranking_name for block in self.blocks if block.attention.makes_ranking]
         return (*rankings, *(block.mlp.decision_name for block in self.routed_blocks))
 
@@ -139,8 +141,7 @@ class SparseSamEncoder(nn.Module):
         Returns:
             (B, 256, 64, 64) image embeddings.
         """
-        *_, last = self.streams(image)
-        return self.finish(last)
+        return self.finish(deque(self.streams(image), maxlen=1).pop())
 
 
 class Neck(nn.Module):

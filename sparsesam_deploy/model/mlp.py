@@ -110,7 +110,7 @@ def mean_rows(y: Tensor, row_of_token: Tensor, num_rows: int) -> Tensor:
     Returns:
         (B, num_rows, C).
     """
-    index = row_of_token.long()
+    index = row_of_token.long().clamp(0, num_rows)
     sums = y.new_zeros(y.shape[0], num_rows + 1, y.shape[2]).scatter_add_(1, index.unsqueeze(2).expand_as(y), y)
     counts = y.new_zeros(y.shape[0], num_rows + 1).scatter_add_(1, index, torch.ones_like(index, dtype=y.dtype))
     return (sums / counts.unsqueeze(2))[:, :num_rows]

@@ -22,11 +22,13 @@ _UNKNOWN_KIND = "neither a torch nor a safetensors file; give a .pth or .safeten
 
 
 def _opening_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder; name the weights file in it, such as model.safetensors.")
     try:
         with open(path, "rb") as file:
             return file.read(64)
+    except IsADirectoryError:
+        raise CheckpointError(
+            f"checkpoint {path} is a folder; name the weights file in it, such as model.safetensors."
+        ) from None
     except FileNotFoundError:
         raise CheckpointError(
             f"checkpoint {path} does not exist; check the path, or download the file first."

@@ -26,7 +26,7 @@ from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.checkpoint import load_nano
-from sparsesam_deploy.model.config import PRESETS
+from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.order import GROUP
 
@@ -195,6 +195,15 @@ def test_an_empty_window_has_no_wrong_ranking():
     ranking = torch.tensor([[BEST]], dtype=torch.int32)
     assert ranking_error(0.3 + noise[0], 0.99 + noise[1], ranking) < 1e-7
     assert ranking_error(torch.zeros(1, 1, 6), torch.ones(1, 1, 6), ranking) == 0
+
+
+def test_nothing_is_ranked_for_nobody():
+    """Group ranks decide which MLP rows are left out: with all of them computed there is nothing to rank."""
+    loaded = load_nano()
+    dense = SparseSamEncoder(
+        loaded.sam.image_encoder, loaded.config, SparsityConfig(0.4, 1.0, 1.0, routing="skip-group-rank")
+    )
+    assert dense.decision_names == ()
 
 
 def test_the_reference_follows_the_decisions_of_the_graph():

@@ -13,7 +13,7 @@ from PIL import Image
 from sparsesam_deploy.engines import engine_runner, verify
 from sparsesam_deploy.engines.samples import user_samples
 from sparsesam_deploy.engines.verify import Verifier, reference_outputs, sparsity_of
-from sparsesam_deploy.errors import CheckFailed
+from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import OUTPUT, encoder_metadata, export_encoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
@@ -110,6 +110,11 @@ def test_a_decoder_of_another_checkpoint_is_refused(folder, tmp_path):
     export_decoder(replace(CHECKPOINT, sha256="b" * 64, source="other.pth"), tmp_path / "decoder.onnx")
     with pytest.raises(CheckFailed, match=r"decoder\.onnx was exported from other\.pth, not from tiny\.pth"):
         Verifier(CHECKPOINT, folder / "encoder.onnx", tmp_path / "decoder.onnx")
+
+
+def test_a_decoder_under_the_encoders_name_is_refused(folder):
+    with pytest.raises(InvalidInput, match=r"decoder\.onnx is the decoder of a model; name its encoder\.onnx"):
+        Verifier(CHECKPOINT, folder / "decoder.onnx", folder / "decoder.onnx")
 
 
 def test_an_edited_decoder_is_refused(folder, tmp_path):

@@ -149,11 +149,23 @@ CONTENTS: dict[str, tuple[Callable[[Tensors], dict], str]] = {
     "beyond-fp32": (with_value(QKV, 1e300, torch.float64), f"has NaN or Inf in {QKV}; use"),
     "integers": (
         with_tensors(image_encoder__pos_embed=torch.ones(1, 64, 64, 64, dtype=torch.int8)),
-        "stores image_encoder.pos_embed as torch.int8 (torch.strided, cpu), not as plain floating-point numbers; save",
+        "stores image_encoder.pos_embed as torch.int8, not as floating-point numbers; save",
     ),
     "sparse": (
         with_tensors(image_encoder__pos_embed=torch.ones(1, 64, 64, 64).to_sparse()),
-        "stores image_encoder.pos_embed as torch.float32 (torch.sparse_coo, cpu), not as plain",
+        "stores image_encoder.pos_embed as torch.float32 (torch.sparse_coo, cpu), not number by number; save",
+    ),
+    "sparse-pixel-mean": (
+        with_tensors(pixel_mean=torch.ones(3).to_sparse()),
+        "stores pixel_mean as torch.float32 (torch.sparse_coo, cpu), not number by number; save",
+    ),
+    "larger-than-its-file": (
+        with_tensors(image_encoder__patch_embed__proj__weight=torch.ones(1, 1, 1, 1).expand(2**32, 1, 1, 1)),
+        f"stores {PATCH_EMBED} as torch.float32 (torch.strided, cpu), not number by number; save",
+    ),
+    "integer-normalisation": (
+        with_tensors(pixel_mean=torch.tensor([123, 116, 103])),
+        "normalises images with pixel_mean [123, 116, 103], and only",
     ),
     "not-a-tensor": (
         with_tensors(image_encoder__pos_embed=[1.0, 2.0]),
