@@ -18,7 +18,7 @@ lint: .venv/dev
 
 # Every check and benchmark that needs a GPU; a short table last, JSON beside it.
 gpu-check: .venv/dev
-	$(BIN)/python benchmarks/gpu_check.py --json docs/results/gpu_check.json
+	$(BIN)/python -m benchmarks.gpu_check --json docs/results/gpu_check.json
 
 clean:
 	rm -rf .venv engines/built

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.engines.build import build
 from sparsesam_deploy.engines.manifest import BuilderName
@@ -96,13 +96,12 @@ def engine_outcome(builder: BuilderName, dtype: str) -> Outcome:
 
 def machine() -> dict[str, str]:
     """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": str(torch.version.cuda),
         "python": platform.python_version(),
-        "commit": commit,
+        "commit": commit(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.engines.build import DECODER, ENCODER, export
 from sparsesam_deploy.engines.report import write_json
@@ -40,7 +41,7 @@ def main(path: Path) -> None:
             }
             rows.append({"density": name, "dtype": dtype, **worst, **report.summary()})
     with output_file(path) as partial:
-        write_json(partial, {"versions": package_versions(), "rows": rows})
+        write_json(partial, {"commit": commit(), "versions": package_versions(), "rows": rows})
     click.echo(
         "| density | dtype | worst block | as fp32 | routed alike | output | IoU ONNX/torch | IoU sparse/dense |"
     )

@@ -1,6 +1,6 @@
 """What each way of thinning costs on the trained nano model: the table of section 7 of the algorithm's specification.
 
-    python -m benchmarks.section7 --symmetries 4 --json engines/built/section7.json
+    python -m benchmarks.section7 --json docs/results/section7_nano.json
 
 Mean IoU from a box and from a centre point, as the change from the dense encoder with its standard error, and the
 relative error of the image embedding. On 12 images the error of a skipping variant is about 0.01: read it first.
@@ -8,7 +8,6 @@ relative error of the image embedding. On 12 images the error of a skipping vari
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.holdout import PROMPTS, SYMMETRIES, Encode, Scene, object_ious, preprocess, scenes
+from benchmarks.provenance import commit
+from sparsesam_deploy.engines.report import write_json
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -151,7 +152,7 @@ def print_table(console: Console, comparison: Comparison, names: tuple[str, ...]
 @click.option(
     "--symmetries",
     type=click.IntRange(1, len(SYMMETRIES)),
-    default=4,
+    default=1,
     show_default=True,
     help="How many of the eight mirrorings and turns of each image; the first four are the flips.",
 )
@@ -205,9 +206,8 @@ def main(
     if json_path:
         rows = {name: asdict(comparison.outcome(name)) for name in encoders}
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(
-            json.dumps({"scenes": len(found), "dense": comparison.dense_iou(), "rows": rows}, indent=1)
-        )
+        dense = comparison.dense_iou()
+        write_json(json_path, {"commit": commit(), "scenes": len(found), "dense": dense, "rows": rows})
 
 
 if __name__ == "__main__":

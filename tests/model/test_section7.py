@@ -13,11 +13,14 @@ from tests.networks import nano
 
 DENSITY = 0.4
 AGREEMENT = 0.01  # of a change of mean IoU
-ERROR_AGREEMENT = 0.3  # of an embedding error, relative
-ROWS = ("released code", "lattice", "skip, sobel", "share, variance", "lattice + share, variance")
+ERROR_AGREEMENT = {"skip, sobel": 0.05, "skip, static": 0.05, "released code": 0.05, "lattice + share, variance": 0.3}
+"""Of an embedding error, relative: twelve images determine that of skipping well, that of fine texture less so."""
+ROWS = tuple(ERROR_AGREEMENT)
+BY_SINGLE_OBJECTS = ("released code", "skip, sobel")
+"""Skipping by content loses one object in sixty and keeps the rest, so that its mean IoU hangs on that object."""
 
-# One run of six encoders on twelve images serves all tests: minutes on two cores, and one worker should do it.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.xdist_group("section7")]
+# One run of five encoders on twelve images serves all tests: minutes on two cores.
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +44,19 @@ def test_boxes_are_those_of_the_mask(comparison):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_box_iou_change(comparison, row):
-    """Within 0.01, and within the sampling error of 12 images: sharing and thin attention are known to 0.002 here.
-
-    Skipping is not (0.015): it loses one object in sixty and keeps the rest, so its mean hangs on single objects.
-    """
+    """Within 0.01, but for the sampling error of rows that hang on single objects (0.015)."""
     found = comparison.outcome(row)
-    allowed = AGREEMENT + (2 * found.standard_error["box"] if row in ("released code", "skip, sobel") else 0.0)
+    allowed = AGREEMENT + (2 * found.standard_error["box"] if row in BY_SINGLE_OBJECTS else 0.0)
     assert found.change["box"] == pytest.approx(PUBLISHED[row][DENSITY][0], abs=allowed)
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_embedding_error(comparison, row):
-    assert comparison.outcome(row).embedding_error == pytest.approx(PUBLISHED[row][DENSITY][2], rel=ERROR_AGREEMENT)
+    published = PUBLISHED[row][DENSITY][2]
+    assert comparison.outcome(row).embedding_error == pytest.approx(published, rel=ERROR_AGREEMENT[row])
 
 
 def test_skipping_costs_and_sharing_does_not(comparison):
     cost = {row: -np.mean(list(comparison.outcome(row).change.values())) for row in ROWS}
-    assert min(cost["released code"], cost["skip, sobel"]) > 2 * max(cost["lattice"], cost["share, variance"])
+    shared = cost.pop("lattice + share, variance")
+    assert min(cost.values()) > 2 * shared
