@@ -215,8 +215,12 @@ def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):
 
 
 def test_batch_is_built_and_judged(tiny_checkpoint, sparsesam_export, tmp_path):
+    notes = tmp_path / "rejected" / "notes.txt"  # the user's own, whatever the folder is called
+    notes.parent.mkdir()
+    notes.touch()
     result = sparsesam_export(
         "build", "--checkpoint", tiny_checkpoint, *TINY_BUILD, "--batch", "2,3,4", "--output", tmp_path
     )
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "manifest.json").read_text())["batch"] == {"min": 2, "opt": 3, "max": 4}
+    assert notes.exists()

@@ -127,7 +127,8 @@ def build(
         manifest = manifest.model_copy(update={"parity": report.summary(), "stages": tuple(stages.records)})
         write_json(folder / PARITY, report.as_json())
         manifest.write(folder / MANIFEST)
-        shutil.rmtree(output / REJECTED, ignore_errors=True)
+        if (output / REJECTED / MANIFEST).is_file():  # of an earlier build; any other folder of that name is the user's
+            shutil.rmtree(output / REJECTED)
         if not report.passed:
             reject(folder, output / REJECTED)
     return BuildResult(manifest, report)
@@ -154,11 +155,11 @@ def build_engine_only(
         CheckFailed: an audit finding, or the decoder beside the encoder is of another checkpoint.
     """
     check_buildable(builder, options, plugin_library)
-    model, metadata = load_exported(encoder)
+    model, metadata = load_exported(encoder, "encoder")
     beside = [encoder.with_name(name) for name in weight_files(model)]
     del model
     if (decoder := encoder.with_name(DECODER)).is_file():
-        _, of_decoder = load_exported(decoder)
+        _, of_decoder = load_exported(decoder, "decoder")
         if of_decoder["checkpoint"] != metadata["checkpoint"]:
             raise CheckFailed(
                 f"{decoder} is of {of_decoder['checkpoint']['source']}, {encoder.name} of "

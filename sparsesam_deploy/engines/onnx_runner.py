@@ -71,7 +71,7 @@ class OnnxRunner:
             raise
         except OSError as error:
             raise EnvironmentProblem(
-                f"no room for the weights of {self.path} in {tempfile.gettempdir()} ({error.strerror}); "
+                f"cannot write the weights of {self.path} to {tempfile.gettempdir()} ({error.strerror}); "
                 "free space there or set TMPDIR."
             ) from error
         except Exception as error:
