@@ -238,12 +238,13 @@ def doctor(as_json: bool) -> int:
     if as_json:
         _print_json({"findings": [vars(finding) for finding in findings]})
     else:
-        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "problem": "[red]problem[/]"}
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for finding in findings:
-            remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
-            table.add_row(marks[finding.status], escape(finding.name), escape(finding.value + remedy))
-        console.print(table)
+        colors = {"ok": "green", "note": "yellow", "problem": "red"}
+        width = max(len(finding.name) for finding in findings)
+        for finding in findings:  # never wrapped: a remedy is there to be copied
+            mark = f"[{colors[finding.status]}]{finding.status:<7}[/]"
+            console.print(f"{mark}  {escape(finding.name):<{width}}  {escape(finding.value)}", soft_wrap=True)
+            if finding.remedy:
+                console.print(f"{'':{width + 11}}-> {escape(finding.remedy)}", soft_wrap=True)
     return 3 if any(finding.status == "problem" for finding in findings) else 0
 
 

@@ -185,9 +185,13 @@ def test_doctor_reports_builders(sparsesam_export):
     assert result.code == (3 if problems else 0)
 
 
-def test_doctor_prints_remedies_to_the_letter(sparsesam_export, monkeypatch):
-    """Square brackets are markup to rich, and part of pip's words for extras."""
+def test_doctor_prints_remedies_to_the_letter(sparsesam_export, monkeypatch, tmp_path):
+    """Square brackets are markup to rich and part of pip's words for extras; no terminal is too narrow to copy one."""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "40")
     assert "pip install 'sparsesam-deploy[tensorrt]'" in sparsesam_export("doctor").out
 
 

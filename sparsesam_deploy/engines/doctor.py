@@ -151,9 +151,10 @@ def _memory() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
-    yield _amount(f"free disk in {Path.cwd()}", free, ENOUGH_DISK, "ViT-H needs 4 GiB: free space or choose --output")
+    remedy = "ViT-H needs 4 GiB: free space or choose --output"
+    yield _amount("free disk", free, ENOUGH_DISK, remedy, f" in {Path.cwd()}")
 
 
-def _amount(name: str, free: int, enough: int, remedy: str) -> Finding:
-    value = f"{free / GIB:.1f} GiB"
+def _amount(name: str, free: int, enough: int, remedy: str, where: str = "") -> Finding:
+    value = f"{free / GIB:.1f} GiB{where}"
     return Finding(name, value) if free >= enough else Finding(name, value, "note", remedy)

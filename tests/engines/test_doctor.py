@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -104,7 +105,7 @@ def test_little_memory_and_disk_are_notes(no_gpu, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 29))
     memory, disk = examine()[-2:]
     assert (memory.value, memory.status) == ("1.0 GiB", "note")
-    assert (disk.value, disk.status) == ("0.5 GiB", "note")
+    assert (disk.value, disk.status) == (f"0.5 GiB in {Path.cwd()}", "note")
     assert memory.remedy and disk.remedy
 
 
