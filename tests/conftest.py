@@ -1,11 +1,16 @@
-"""Fixtures for the command line: the tool run in this process, and a small checkpoint it can build in seconds."""
+"""Fixtures for the command line, and where kernels run: on the GPU if there is one, else under Triton's interpreter."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # read when the first kernel is defined
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from sparsesam_deploy import cli
 from tests.helpers import TINY, save_random_checkpoint

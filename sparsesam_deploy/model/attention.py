@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
+from ..ops.backend import Backend
 from ..ops.stripe_attention import Stripe, stripe_attention
 from . import density, order
 from .config import GRID_SIZE, WINDOW_SIZE, SparsityConfig
@@ -33,40 +34,47 @@ class ImageState:
 
 @dataclass(frozen=True)
 class KeyTables:
-    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of the diagonal."""
+    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of the diagonal.
+
+    ``lattice_offsets`` says how many offsets of the lattice the keys are, in a global block of that order or dense.
+    """
 
     num_keys: int
     keys: np.ndarray | None = None
     tiles: np.ndarray | None = None
     tile_in_stripe: np.ndarray | None = None
+    lattice_offsets: int | None = None
 
 
 def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfig) -> KeyTables:
     """The stripe of one block by algorithm.md section 3; dense (no tables) at density 1."""
     num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
     if attention_density == 1:
-        return KeyTables(num_tokens)
+        return KeyTables(num_tokens, lattice_offsets=None if windowed else order.TILE)
     if windowed:
         sequence = order.interleave(order.window_groups(WINDOW_SIZE))
         num_keys = density.window_stripe_tokens(attention_density, num_tokens)
         return KeyTables(num_keys, sequence[:num_keys])
     if sparsity.order == "lattice":
         sequence, tiles = order.lattice_sequence(num_tokens), np.arange(num_tokens).reshape(-1, order.TILE)
-        num_keys = density.lattice_stripe_offsets(attention_density, sparsity.with_diagonal) * num_tokens // order.TILE
+        offsets = density.lattice_stripe_offsets(attention_density, sparsity.with_diagonal)
+        num_keys = offsets * num_tokens // order.TILE
     else:
         sequence = order.interleave(order.z_groups(num_tokens))
         tiles = sequence.reshape(-1, order.TILE)
+        offsets = None
         num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
     keys = sequence[:num_keys]
     if not sparsity.with_diagonal:
-        return KeyTables(num_keys, keys)
-    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
+        return KeyTables(num_keys, keys, lattice_offsets=offsets)
+    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys), offsets)
 
 
 class SparseAttention(nn.Module):
     """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``.
 
-    ``makes_ranking`` marks the first block of its kind, where others of that kind or the routing need its ranking.
+    ``makes_ranking`` marks the first block of its kind, where others of that kind or the routing need its ranking;
+    ``backend`` is what computes `stripe_attention`.
     """
 
     def __init__(
@@ -76,8 +84,10 @@ class SparseAttention(nn.Module):
         attention_density: float,
         sparsity: SparsityConfig,
         makes_ranking: bool,
+        backend: Backend,
     ) -> None:
         super().__init__()
+        self.backend = backend
         self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
         self.windowed, self.makes_ranking = windowed, makes_ranking
@@ -118,8 +128,9 @@ class SparseAttention(nn.Module):
             tables["keys"] = sequence[..., : self.static.num_keys]
             if self.static.tiles is not None:
                 tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
-        out = stripe_attention(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, Stripe(**tables), self.num_heads)
-        return self.proj(out)
+        stripe = Stripe(**tables, lattice_offsets=self.static.lattice_offsets)
+        parameters = self.qkv.bias, self.rel_pos_h, self.rel_pos_w
+        return self.proj(stripe_attention(qkv, *parameters, stripe, self.num_heads, self.backend))
 
     def rank(self, qkv: Tensor) -> Tensor:
         """The groups by their score, best first: (B * num_windows, H, G) int32."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
+from ..ops.backend import Backend
 from . import order
 from .attention import ImageState, SparseAttention
 from .config import GRID_SIZE, SamConfig, SparsityConfig
@@ -20,7 +21,9 @@ from .mlp import DenseMlp, Gelu, RoutedMlp
 class SparseBlock(nn.Module):
     """One transformer block on the Z-ordered stream."""
 
-    def __init__(self, block: Block, index: int, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu) -> None:
+    def __init__(
+        self, block: Block, index: int, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu, backend: Backend
+    ) -> None:
         super().__init__()
         windowed = index not in config.global_blocks
         name = "windowed_density" if windowed else "attention_density"
@@ -31,11 +34,11 @@ class SparseBlock(nn.Module):
         needed = ranked or (sparsity.routing == "skip-group-rank" and bool(routed) and not windowed)
         self.norm = block.norm1
         self.attention = SparseAttention(
-            block.attn, windowed, densities[index], sparsity, makes_ranking=needed and index == same_kind[0]
+            block.attn, windowed, densities[index], sparsity, needed and index == same_kind[0], backend
         )
         if index in routed:
             mlp_density = sparsity.for_block("mlp_density", index, config.depth)
-            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_density, sparsity)
+            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_density, sparsity, backend)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
 
@@ -59,20 +62,26 @@ class SparseSamEncoder(nn.Module):
         config: its shape.
         sparsity: which share of it to compute.
         gelu: ``erf`` as SAM was trained, or the cheaper ``tanh`` approximation.
+        backend: what computes the two custom operators: ``reference``, or the ``triton`` kernels on a GPU.
 
     Raises:
         DensityError: a density leaves nothing to compute, or lists another number of blocks.
     """
 
     def __init__(
-        self, image_encoder: ImageEncoderViT, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu = "erf"
+        self,
+        image_encoder: ImageEncoderViT,
+        config: SamConfig,
+        sparsity: SparsityConfig,
+        gelu: Gelu = "erf",
+        backend: Backend = "reference",
     ) -> None:
         super().__init__()
-        self.config, self.sparsity, self.gelu = config, sparsity, gelu
+        self.config, self.sparsity, self.gelu, self.backend = config, sparsity, gelu, backend
         self.patch_embed = image_encoder.patch_embed.proj
         self.pos_embed = image_encoder.pos_embed
         self.blocks = nn.ModuleList(
-            SparseBlock(block, i, config, sparsity, gelu) for i, block in enumerate(image_encoder.blocks)
+            SparseBlock(block, i, config, sparsity, gelu, backend) for i, block in enumerate(image_encoder.blocks)
         )
         self.neck = Neck(image_encoder.neck)
         perm = order.z_order(GRID_SIZE)

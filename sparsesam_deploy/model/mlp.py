@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
+from ..ops.backend import Backend
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
@@ -38,12 +39,20 @@ class DenseMlp(nn.Module):
 
 
 class RoutedMlp(DenseMlp):
-    """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4)."""
+    """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4); ``backend`` packs and unpacks them."""
 
     def __init__(
-        self, norm: nn.LayerNorm, mlp: MLPBlock, gelu: Gelu, index: int, mlp_density: float, sparsity: SparsityConfig
+        self,
+        norm: nn.LayerNorm,
+        mlp: MLPBlock,
+        gelu: Gelu,
+        index: int,
+        mlp_density: float,
+        sparsity: SparsityConfig,
+        backend: Backend,
     ) -> None:
         super().__init__(norm, mlp, gelu)
+        self.backend = backend
         self.decision_name = f"row_of_token_block_{index:02d}"
         family, _, score = sparsity.routing.partition("-")
         self.share, self.by_group_rank = family == "share", score == "group-rank"
@@ -84,9 +93,10 @@ class RoutedMlp(DenseMlp):
             rows = mean_rows(self.norm(x), row_of_token, self.num_rows)
         else:
             norm = self.norm
-            rows, row_of_token = routed_mlp_pack(x, norm.weight, norm.bias, norm.eps, self.route(state))
+            route = self.route(state)
+            rows, row_of_token = routed_mlp_pack(x, norm.weight, norm.bias, norm.eps, route, self.backend)
             state.decisions[self.decision_name] = row_of_token
-        return routed_mlp_unpack(x, self.project(rows), row_of_token)
+        return routed_mlp_unpack(x, self.project(rows), row_of_token, self.backend)
 
     def token_scores(self, x: Tensor, state: ImageState) -> Tensor:
         """What tokens are chosen by, (B, N), highest first: their group's score, or 1 for those that are given."""

@@ -78,27 +78,27 @@ def make_case(pattern: Pattern, head_dim: int, dtype: torch.dtype, num_tiles: in
     return Case(random(BATCH, NUM_TOKENS, 3 * channels), random(3 * channels), *rel_pos, Stripe(**tables))
 
 
-def masked_attention(case: Case) -> Tensor:
+def masked_attention(case: Case, num_heads: int = NUM_HEADS) -> Tensor:
     """Softmax over an explicit mask, one sequence and one head at a time, in float64."""
     qkv, padding, rel_pos_h, rel_pos_w = (tensor.double() for tensor in case.tensors())
-    stripe, channels = case.stripe, qkv.shape[2] // 3
-    head_dim, size = channels // NUM_HEADS, stripe.rel_index.shape[0]
-    windows = [torch.arange(NUM_TOKENS)] if stripe.members is None else list(stripe.members.long())
-    out = torch.full((BATCH, NUM_TOKENS, channels), float("nan"), dtype=torch.float64)
-    for batch in range(BATCH):
-        stream = torch.cat((qkv[batch], padding[None]))
+    stripe, (num_images, num_tokens, channels) = case.stripe, (*qkv.shape[:2], qkv.shape[2] // 3)
+    head_dim, size = channels // num_heads, stripe.rel_index.shape[0]
+    windows = [torch.arange(num_tokens)] if stripe.members is None else list(stripe.members.long())
+    out = torch.full((num_images, num_tokens, channels), float("nan"), dtype=torch.float64)
+    for image in range(num_images):
+        stream = torch.cat((qkv[image], padding[None]))
         for window, tokens in enumerate(windows):
-            for head in range(NUM_HEADS):
+            for head in range(num_heads):
                 channel = slice(head * head_dim, (head + 1) * head_dim)
                 q, k, v = (part[:, channel] for part in stream[tokens].split(channels, 1))
                 raster = torch.arange(len(tokens)) if stripe.perm is None else stripe.perm.long()
                 row, col = raster // size, raster % size
                 bias = (q @ rel_pos_h.T).gather(1, row[:, None] - row[None, :] + size - 1)
                 bias += (q @ rel_pos_w.T).gather(1, col[:, None] - col[None, :] + size - 1)
-                allowed = _mask(stripe, batch * len(windows) + window, head, len(tokens))
+                allowed = _mask(stripe, image * len(windows) + window, head, len(tokens))
                 scores = (q @ k.T / head_dim**0.5 + bias).masked_fill(~allowed, float("-inf"))
-                real = tokens < NUM_TOKENS
-                out[batch, tokens[real], channel] = (scores.softmax(1) @ v)[real]
+                real = tokens < num_tokens
+                out[image, tokens[real], channel] = (scores.softmax(1) @ v)[real]
     return out
 
 

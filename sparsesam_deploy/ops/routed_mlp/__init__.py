@@ -1,5 +1,23 @@
 """The two halves around a routed MLP's matrix products: pack the rows worth computing, add their updates back."""
 
-from .reference import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from torch import Tensor
+
+from ..backend import Backend
+from . import reference, triton
+from .reference import Route, group_sobel, group_variance
 
 __all__ = ["Route", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
+
+IMPLEMENTATIONS = {"reference": reference, "triton": triton}
+
+
+def routed_mlp_pack(
+    x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route, backend: Backend = "reference"
+) -> tuple[Tensor, Tensor]:
+    """Rows to compute and each token's row; arguments as in `reference.routed_mlp_pack`, errors as in `triton`'s."""
+    return IMPLEMENTATIONS[backend].routed_mlp_pack(x, weight, bias, epsilon, route)
+
+
+def routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor, backend: Backend = "reference") -> Tensor:
+    """Add each row's update to its tokens; arguments as in `reference.routed_mlp_unpack`."""
+    return IMPLEMENTATIONS[backend].routed_mlp_unpack(x, update, row_of_token)

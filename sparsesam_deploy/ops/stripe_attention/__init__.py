@@ -1,5 +1,24 @@
 """Attention of every query over a fixed stripe of keys, with SAM's decomposed relative-position bias."""
 
-from .reference import Stripe, stripe_attention
+from torch import Tensor
+
+from ..backend import Backend
+from . import reference, triton
+from .reference import Stripe
 
 __all__ = ["Stripe", "stripe_attention"]
+
+IMPLEMENTATIONS = {"reference": reference.stripe_attention, "triton": triton.stripe_attention}
+
+
+def stripe_attention(
+    qkv: Tensor,
+    qkv_bias: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    stripe: Stripe,
+    num_heads: int,
+    backend: Backend = "reference",
+) -> Tensor:
+    """Attend over the stripe; arguments as in `reference.stripe_attention`, errors as in `triton.stripe_attention`."""
+    return IMPLEMENTATIONS[backend](qkv, qkv_bias, rel_pos_h, rel_pos_w, stripe, num_heads)

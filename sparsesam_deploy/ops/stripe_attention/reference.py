@@ -26,6 +26,8 @@ class Stripe:
         tile_in_stripe: (T, 64) 1 where a slot of ``tiles`` already is in ``keys`` and must not be counted twice.
         members: (num_windows, L) stream position in every window slot, num_tokens for padding; ``None`` = global.
         slots: (num_tokens,) flat window slot of every stream position.
+        lattice_offsets: how many lattice offsets ``keys`` stands for, where slots are in Z-order and it does; lets a
+            kernel compute positions instead of reading them.
     """
 
     rel_index: Tensor
@@ -36,6 +38,7 @@ class Stripe:
     tile_in_stripe: Tensor | None = None
     members: Tensor | None = None
     slots: Tensor | None = None
+    lattice_offsets: int | None = None
 
 
 def stripe_attention(

@@ -1,0 +1,200 @@
+"""The kernels compiled for GPUs that need not be there: what the TensorRT plugin library embeds, and what tests check.
+
+Needs Triton, but no GPU and no driver. The compiler's own report says how many registers and how much memory a kernel
+takes.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import EnvironmentProblem
+from .launch import settings_for
+from .routed_mlp import triton as routed_mlp
+from .stripe_attention import Stripe
+from .stripe_attention.kernels import lattice, listed, relative_terms, window
+from .triton_language import INTERPRETED, require_triton
+
+CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+"""GPUs that the plugin library carries machine code for."""
+GRID_SIZE, WINDOW_SIZE = 64, 14
+INT32_TABLES = {"perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token"}
+FLOAT32_SCRATCH = {"terms", "scratch", "scores"}
+FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
+INT32_SCALARS = re.compile(r"num_\w+|\w+_(step|stride)|grid_size")
+
+
+Element = Literal["fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a kernel, as the encoder launches it on the 64x64 grid.
+
+    Attributes:
+        name: unique among the variants of one width.
+        setting: its name in the launch table.
+        kernel: the Triton function.
+        width: head_dim of an attention, embed_dim of a routed MLP.
+        constants: what it is compiled for, by the block that the launch table says.
+    """
+
+    name: str
+    setting: str
+    kernel: Any
+    width: int
+    constants: Callable[[int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code for one GPU, and what the compiler says about it.
+
+    Attributes:
+        cubin, ptx: the code, and its portable form.
+        registers: per thread.
+        stack: bytes per thread; more than 0 means that registers were spilled.
+        shared: bytes of dynamic shared memory per program.
+        num_warps: warps per program.
+    """
+
+    cubin: bytes
+    ptx: str
+    registers: int
+    stack: int
+    shared: int
+    num_warps: int
+
+
+def attention_variants(head_dim: int) -> list[Variant]:
+    """Every form of the attention kernels that an encoder of this head_dim may launch."""
+    some = torch.empty(0)
+    stripe = Stripe(some.expand(GRID_SIZE, 0), perm=some, keys=some)
+    stripes = {
+        "listed": stripe,
+        "listed_diagonal": replace(stripe, tiles=some),
+        "listed_windowed": Stripe(some.expand(WINDOW_SIZE, 0), keys=some, members=some),
+    }
+    return [
+        *(
+            Variant(
+                name,
+                f"stripe_attention.{name}",
+                lattice._lattice_attention,
+                head_dim,
+                partial(lattice.lattice_constants, GRID_SIZE, head_dim, diagonal),
+            )
+            for name, diagonal in (("lattice", False), ("lattice_diagonal", True))
+        ),
+        Variant(
+            "window",
+            "stripe_attention.window",
+            window._window_attention,
+            head_dim,
+            partial(window.window_constants, WINDOW_SIZE, head_dim),
+        ),
+        *(
+            Variant(
+                name,
+                f"stripe_attention.{name.removesuffix('_windowed')}",
+                listed._listed_attention,
+                head_dim,
+                partial(listed.listed_constants, stripe, head_dim),
+            )
+            for name, stripe in stripes.items()
+        ),
+        *(
+            Variant(
+                name,
+                "stripe_attention.relative_terms",
+                relative_terms._relative_terms,
+                head_dim,
+                lambda block, side=side: relative_terms.relative_terms_constants(side, head_dim),
+            )
+            for name, side in (("relative_terms", GRID_SIZE), ("relative_terms_windowed", WINDOW_SIZE))
+        ),
+    ]
+
+
+def routed_mlp_variants(embed_dim: int) -> list[Variant]:
+    """Every form of the kernels around a routed MLP that an encoder of this embed_dim may launch."""
+    width = 1 << (embed_dim - 1).bit_length()
+
+    def variant(name: str, kernel: Any, setting: str = "", **constants: Any) -> Variant:
+        constants = {"CHANNELS": embed_dim, "WIDTH": width, **constants}
+        return Variant(
+            name, f"routed_mlp.{setting or name}", kernel, embed_dim, lambda block: {**constants, "BLOCK": block}
+        )
+
+    pack = partial(variant, kernel=routed_mlp._pack_kernel, setting="pack", CHUNK=routed_mlp.RANK_CHUNK)
+    return [
+        variant("score", routed_mlp._score_kernel),
+        variant("sobel", routed_mlp._sobel_kernel, WIDTH=min(width, routed_mlp.SOBEL_CHANNELS)),
+        pack("pack_share", SHARE=True),
+        pack("pack_skip", SHARE=False),
+        variant("given", routed_mlp._given_kernel),
+        variant("unpack", routed_mlp._unpack_kernel),
+    ]
+
+
+def compile_variant(variant: Variant, capability: str, element: Element) -> Compiled:
+    """Compile for ``capability``, such as ``9.0``, with the launch settings of that GPU.
+
+    Raises:
+        EnvironmentProblem: Triton is not installed, or runs as an interpreter.
+    """
+    require_triton()
+    if INTERPRETED.value:
+        raise EnvironmentProblem("kernels are interpreted, not compiled; unset TRITON_INTERPRET and start again.")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    launch = settings_for(variant.setting, capability, variant.width)
+    kernel = variant.kernel
+    constants = variant.constants(launch.block)
+    if "PRECISION" in kernel.arg_names:
+        constants["PRECISION"] = "tf32"
+    signature = {name: "constexpr" if name in constants else _type(name, element) for name in kernel.arg_names}
+    pointers = [index for index, name in enumerate(kernel.arg_names) if signature[name].startswith("*")]
+    source = ASTSource(
+        kernel,
+        signature,
+        {(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        {(index,): [["tt.divisibility", 16]] for index in pointers},  # TensorRT and torch align tensors to more
+    )
+    compiled = compile(source, target=GPUTarget("cuda", int(capability.replace(".", "")), 32), options=launch.options)
+    registers, stack = _resources(compiled.asm["cubin"])
+    metadata = compiled.metadata
+    return Compiled(compiled.asm["cubin"], compiled.asm["ptx"], registers, stack, metadata.shared, metadata.num_warps)
+
+
+def _type(name: str, element: Element) -> str:
+    """What an argument of any kernel is, by its name."""
+    if name in INT32_TABLES:
+        return "*i32"
+    if name in FLOAT32_SCRATCH:
+        return "*fp32"
+    if name in FLOAT32_SCALARS:
+        return "fp32"
+    return "i32" if INT32_SCALARS.fullmatch(name) else f"*{element}"
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes per thread, as cuobjdump reads them from machine code."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    return int(found[1]), int(found[2])

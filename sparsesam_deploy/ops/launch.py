@@ -1,0 +1,124 @@
+"""How each kernel is launched on each GPU: the readable table ``launch_settings.toml``, looked up and replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from ..errors import InvalidInput
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SHIPPED_SETTINGS = Path(__file__).with_name("launch_settings.toml")
+SETTINGS_VARIABLE = "SPARSESAM_LAUNCH_SETTINGS"
+"""Environment variable with the path of a table, as ``sparsesam-export tune-kernels`` writes, to use first."""
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Settings of one kernel on one GPU at one width.
+
+    Attributes:
+        kernel: name of the kernel.
+        compute_capability: such as ``9.0``; ``any`` where no entry names the GPU.
+        width: head_dim of an attention, embed_dim of everything else; 0 for any.
+        block: rows (queries, tokens or groups) that one program computes.
+        num_warps, num_stages: Triton's launch options.
+        measured: what chose these settings: time and circumstances, or ``not measured``.
+    """
+
+    kernel: str
+    compute_capability: str
+    width: int
+    block: int
+    num_warps: int
+    num_stages: int
+    measured: str
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """Triton's own launch options; fused multiply-add is pinned, since Triton 3.10 turns it off by default."""
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+def read_settings(path: Path) -> tuple[Launch, ...]:
+    """A table of launch settings.
+
+    Raises:
+        InvalidInput: the file cannot be read, or an entry has other fields than `Launch`.
+    """
+    try:
+        return tuple(Launch(**entry) for entry in tomllib.loads(path.read_text())["launch"])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(
+            f"launch settings {path} cannot be used ({error}); write them with `sparsesam-export tune-kernels` or "
+            f"unset {SETTINGS_VARIABLE}."
+        ) from None
+
+
+def write_settings(path: Path, entries: Iterable[Launch]) -> None:
+    """Write a table that `read_settings` reads."""
+    tables = (
+        "\n[[launch]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(entry).items())
+        for entry in entries
+    )
+    path.write_text(
+        "# Measured by `sparsesam-export tune-kernels`. Kernels are launched so where the environment variable\n"
+        f"# {SETTINGS_VARIABLE} is the path of this file.\n" + "".join(tables)
+    )
+
+
+_FORCED: ContextVar[Launch | None] = ContextVar("forced", default=None)
+
+
+@contextmanager
+def forced(launch: Launch) -> Iterator[None]:
+    """Launch ``launch.kernel`` with these settings whatever the tables say, in this thread and inside the block."""
+    token = _FORCED.set(launch)
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+
+
+def launch_settings(kernel: str, device: torch.device, width: int) -> Launch:
+    """The settings of ``kernel`` for tensors on ``device``: those `forced`, else see `settings_for`."""
+    launch = _FORCED.get()
+    if launch is not None and launch.kernel == kernel:
+        return launch
+    return settings_for(kernel, compute_capability(device), width, os.environ.get(SETTINGS_VARIABLE))
+
+
+@lru_cache
+def settings_for(kernel: str, capability: str, width: int, path: str | None = None) -> Launch:
+    """The most specific entry: the user's table before the shipped one, this GPU before any, this width before any."""
+    tables = (Path(path), SHIPPED_SETTINGS) if path else (SHIPPED_SETTINGS,)
+    entries = {
+        (entry.compute_capability, entry.width): entry
+        for table in reversed(tables)
+        for entry in read_settings(table)
+        if entry.kernel == kernel
+    }
+    wanted = ((capability, width), (capability, 0), (ANY, width), (ANY, 0))
+    return next(entries[key] for key in wanted if key in entries)
+
+
+@lru_cache
+def compute_capability(device: torch.device) -> str:
+    """Such as ``9.0``; ``any`` for the CPU, where kernels are interpreted."""
+    if device.type != "cuda":
+        return ANY
+    return ".".join(map(str, torch.cuda.get_device_capability(device)))
