@@ -248,6 +248,31 @@ def doctor(as_json: bool) -> int:
     return 3 if any(finding.status == "problem" for finding in findings) else 0
 
 
+@cli.command(
+    "tune-kernels",
+    short_help="Measure how the GPU kernels are best launched here.",
+    epilog=_example("sparsesam-export tune-kernels --model vit_h --output launch_settings.toml"),
+)
+@options.tuned_models
+@options.launch_table
+@options.as_json
+def tune_kernels(models: tuple[str, ...], output: Path, as_json: bool) -> int:
+    """Measure how the GPU kernels are best launched on this machine's GPU, and write a table of it.
+
+    Every candidate is checked against PyTorch, then timed on an encoder's real shapes at density 0.4. A table that is
+    there already keeps its entries for other GPUs and other models.
+    """
+    from .engines import tune_kernels as tuning
+    from .progress import Stages
+
+    report = tuning.tune_kernels(models, output, Stages(progress_console))
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        report.print(console)
+    return 0 if report.passed else 1
+
+
 def _require_builder(builder: str | None) -> None:
     if builder is None:
         raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")

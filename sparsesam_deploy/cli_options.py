@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .model.config import ORDERS, PRESETS, ROUTINGS
+from .model.config import FAMILIES, ORDERS, PRESETS, ROUTINGS
 
 BUILDERS = click.Choice(["tensorrt", "tensorrt-rtx"])
 
@@ -167,6 +167,25 @@ check_choices = _together(
         metavar="FILE",
         help="Write the checks as JUnit XML.",
     ),
+)
+
+tuned_models = click.option(
+    "--model",
+    "models",
+    type=click.Choice(list(FAMILIES)),
+    multiple=True,
+    default=("vit_b", "vit_l", "vit_h"),
+    show_default=True,
+    help="Encoder whose shapes to measure; repeatable.",
+)
+
+launch_table = click.option(
+    "--output",
+    default="launch_settings.toml",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Table to write.",
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; progress stays on stderr.")

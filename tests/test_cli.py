@@ -170,7 +170,7 @@ def test_accuracy_floor(built, sparsesam_export):
     assert failed.code == 1 and "mask IoU to dense" in json.loads(failed.out)["failures"][0]
 
 
-@pytest.mark.parametrize("command", ["build", "onnx", "engine", "verify", "inspect", "doctor"])
+@pytest.mark.parametrize("command", ["build", "onnx", "engine", "verify", "inspect", "doctor", "tune-kernels"])
 def test_help_has_an_example(sparsesam_export, command):
     result = sparsesam_export(command, "--help")
     assert result.code == 0 and f"Example:\n    sparsesam-export {command} " in result.out and "--json" in result.out

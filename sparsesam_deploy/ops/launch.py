@@ -48,6 +48,14 @@ class Launch:
     num_stages: int
     measured: str
 
+    def __post_init__(self) -> None:
+        for name in ("block", "num_warps"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1 or value & (value - 1):
+                raise ValueError(f"{name} = {value!r} of {self.kernel} is not a power of two")
+        if type(self.num_stages) is not int or self.num_stages < 1:
+            raise ValueError(f"num_stages = {self.num_stages!r} of {self.kernel} is not 1 or more")
+
     @property
     def options(self) -> dict[str, int | bool]:
         """Triton's own launch options; fused multiply-add is pinned, since Triton 3.10 turns it off by default."""
@@ -58,11 +66,11 @@ def read_settings(path: Path) -> tuple[Launch, ...]:
     """A table of launch settings.
 
     Raises:
-        InvalidInput: the file cannot be read, or an entry has other fields than `Launch`.
+        InvalidInput: the file cannot be read, or an entry has other fields or values than `Launch`.
     """
     try:
         return tuple(Launch(**entry) for entry in tomllib.loads(path.read_text())["launch"])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TOML and Unicode errors are ValueErrors
         raise InvalidInput(
             f"launch settings {path} cannot be used ({error}); write them with `sparsesam-export tune-kernels` or "
             f"unset {SETTINGS_VARIABLE}."
@@ -105,15 +113,15 @@ def launch_settings(kernel: str, device: torch.device, width: int) -> Launch:
 @lru_cache
 def settings_for(kernel: str, capability: str, width: int, path: str | None = None) -> Launch:
     """The most specific entry: the user's table before the shipped one, this GPU before any, this width before any."""
-    tables = (Path(path), SHIPPED_SETTINGS) if path else (SHIPPED_SETTINGS,)
-    entries = {
-        (entry.compute_capability, entry.width): entry
-        for table in reversed(tables)
-        for entry in read_settings(table)
-        if entry.kernel == kernel
-    }
     wanted = ((capability, width), (capability, 0), (ANY, width), (ANY, 0))
-    return next(entries[key] for key in wanted if key in entries)
+    for table in (Path(path), SHIPPED_SETTINGS) if path else (SHIPPED_SETTINGS,):
+        entries = {
+            (entry.compute_capability, entry.width): entry for entry in read_settings(table) if entry.kernel == kernel
+        }
+        for key in wanted:
+            if key in entries:
+                return entries[key]
+    raise KeyError(f"{SHIPPED_SETTINGS.name} has no entry for {kernel}")
 
 
 @lru_cache

@@ -1,0 +1,203 @@
+"""What each GPU kernel is measured on: the shapes of a real encoder, random inputs, and the reference's answer.
+
+Inputs are float16, the precision that encoders are run in. There is one set of them: the layer before has just written
+them, so that in an encoder too they come from the cache as far as they fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..model import density, order
+from ..model.attention import key_tables
+from ..model.config import GRID_SIZE, PRESETS, WINDOW_SIZE, SamConfig, SparsityConfig
+from ..model.ranking import ranked_sequence
+from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.stripe_attention import Stripe, stripe_attention
+from ..ops.stripe_attention.kernels.lattice import lattice_steps
+from ..ops.stripe_attention.kernels.relative_terms import LOG2_E, relative_terms
+
+DENSITY = 0.4
+EPSILON = 1e-6
+NEAR = 8
+"""How far the number of selected groups may be from what the density stands for, see `_clear_cut`."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kernel's work on one encoder.
+
+    Attributes:
+        run: calls the operator that launches the kernel, and maybe others; what is timed.
+        expected: the reference's float32 answer to the same inputs.
+        answer: what is compared with it, from the result of ``run``.
+    """
+
+    run: Callable[[], Any]
+    expected: Tensor
+    answer: Callable[[Any], Tensor] = lambda result: result
+
+
+def width_of(kernel: str, config: SamConfig) -> int:
+    """The width that the launch table goes by: head_dim of an attention, embed_dim of a routed MLP."""
+    return config.head_dim if kernel.startswith("stripe_attention.") else config.embed_dim
+
+
+def _random(device: torch.device) -> Callable[..., Tensor]:
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator, device=device)
+
+
+def _table(table: np.ndarray, device: torch.device) -> Tensor:
+    return torch.tensor(table, dtype=torch.int32, device=device)
+
+
+def _global_tables(device: torch.device) -> dict[str, Tensor]:
+    perm = order.z_order(GRID_SIZE)
+    tables = {"rel_index": order.relative_index(GRID_SIZE), "perm": perm, "inv_perm": order.inverse(perm)}
+    return {name: _table(table, device) for name, table in tables.items()}
+
+
+def _window_tables(device: torch.device) -> dict[str, Tensor]:
+    members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
+    tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}
+    return {name: _table(table, device) for name, table in tables.items()}
+
+
+def _attention_inputs(config: SamConfig, device: torch.device, side: int) -> list[Tensor]:
+    """qkv, its bias, and position tables that matter as much as the products q . k."""
+    random, width = _random(device), 3 * config.embed_dim
+    rel_pos = (random(2 * side - 1, config.head_dim) / config.head_dim**0.5 for _ in "hw")
+    return [tensor.half() for tensor in (random(1, GRID_SIZE**2, width), random(width), *rel_pos)]
+
+
+def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workload:
+    inputs = _attention_inputs(config, device, len(stripe.rel_index))
+    return Workload(
+        lambda: stripe_attention(*inputs, stripe, config.num_heads, "triton"),
+        stripe_attention(*(tensor.float() for tensor in inputs), stripe, config.num_heads, "reference"),
+    )
+
+
+def _lattice(config: SamConfig, device: torch.device, diagonal: bool) -> Workload:
+    """A global block of the ``default`` preset's order."""
+    static = key_tables(False, DENSITY, SparsityConfig(diagonal=diagonal))
+    tables = {"keys": static.keys, "tiles": static.tiles, "tile_in_stripe": static.tile_in_stripe}
+    tables = {name: _table(table, device) for name, table in tables.items() if table is not None}
+    return _attention(
+        config, device, Stripe(**_global_tables(device), **tables, lattice_offsets=static.lattice_offsets)
+    )
+
+
+def _window(config: SamConfig, device: torch.device) -> Workload:
+    """A dense windowed block."""
+    return _attention(config, device, Stripe(**_window_tables(device)))
+
+
+def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
+    """A block of the ``paper`` preset, where each head has a ranking of its own; global ones have the diagonal."""
+    static = key_tables(windowed, DENSITY, PRESETS["paper"])
+    groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(GRID_SIZE**2)
+    tables = _window_tables(device) if windowed else _global_tables(device)
+    num_sequences = len(tables["members"]) if windowed else 1
+    ranking = _random(device)(num_sequences, config.num_heads, len(groups)).argsort(-1)
+    sequence = ranked_sequence(ranking, _table(groups, device))
+    stripe = Stripe(**tables, keys=sequence[..., : static.num_keys])
+    if static.tiles is not None:
+        own = {"tiles": sequence.unflatten(-1, (-1, order.TILE)), "tile_in_stripe": static.tile_in_stripe}
+        stripe = replace(stripe, tiles=own["tiles"], tile_in_stripe=_table(own["tile_in_stripe"], device))
+    return _attention(config, device, stripe)
+
+
+def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
+    """The position terms of a lattice block."""
+    tables = _global_tables(device)
+    qkv, _, *rel_pos = _attention_inputs(config, device, GRID_SIZE)
+    steps = lattice_steps(key_tables(False, DENSITY, SparsityConfig()).lattice_offsets)
+    q = qkv[0, :, : config.embed_dim].float()[tables["inv_perm"]].view(GRID_SIZE, GRID_SIZE, config.num_heads, -1)
+    by_key = [table.float()[tables["rel_index"]][:, ::step] for table, step in zip(rel_pos, steps, strict=True)]
+    rows = torch.einsum("rchd,rkd->hkrc", q, by_key[0]).flatten(2)
+    cols = torch.einsum("rchd,ckd->hkcr", q, by_key[1]).flatten(2)
+    return Workload(
+        lambda: relative_terms(qkv, *rel_pos, tables["inv_perm"], config.num_heads, GRID_SIZE, *steps),
+        torch.cat((rows, cols), 1)[None] * LOG2_E,
+    )
+
+
+def _stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """A residual stream, some cells of which vary more than others, and the parameters of its norm."""
+    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // order.GROUP
+    x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, order.GROUP, channels)
+    x = x.flatten(1, 2) + 3 * random(1, 1, channels)
+    return x.half(), random(channels).half(), random(channels).half()
+
+
+def _route(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
+    (x, weight, bias), num_tokens = stream, GRID_SIZE**2
+    if selection == "given":
+        kept = order.lattice_sequence(num_tokens)[None, : density.kept_tokens(DENSITY, num_tokens, whole_groups=False)]
+        return Route("given", share=False, keep_indices=_table(kept, x.device))
+    tables = {}
+    if selection == "sobel":
+        tables = _global_tables(x.device)
+        del tables["rel_index"]
+        scores = group_sobel(x, **tables)
+    else:
+        scores = group_variance(F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON))
+    return Route(selection, True, _clear_cut(scores[0], density.shared_mlp_groups(DENSITY, num_tokens)), **tables)
+
+
+def _clear_cut(scores: Tensor, wanted: int) -> int:
+    """About how many groups to select so that the last one's score is well above the next one's: rounding decides
+    nothing, and every correct kernel selects the same."""
+    scores = scores.sort(descending=True).values
+    first = max(1, wanted - NEAR)
+    return first + int((scores[:-1] - scores[1:])[first - 1 : wanted + NEAR].argmax())
+
+
+def _received(result: tuple[Tensor, Tensor]) -> Tensor:
+    """The row that each token receives, 0 for none, whatever order rows are in: (1, N, C)."""
+    rows, row_of_token = result
+    index = row_of_token.long().clamp(0, rows.shape[1])  # a wrong one must not end the process on the GPU
+    rows = F.pad(rows, (0, 0, 0, 1))
+    return rows.gather(1, index.unsqueeze(2).expand(-1, -1, rows.shape[2]))
+
+
+def _pack(config: SamConfig, device: torch.device, selection: str) -> Workload:
+    stream = _stream(config, device)
+    route = _route(selection, stream)
+    expected = routed_mlp_pack(*(tensor.float() for tensor in stream), EPSILON, route, "reference")
+    return Workload(lambda: routed_mlp_pack(*stream, EPSILON, route, "triton"), _received(expected), _received)
+
+
+def _unpack(config: SamConfig, device: torch.device) -> Workload:
+    stream = _stream(config, device)
+    update, row_of_token = routed_mlp_pack(*stream, EPSILON, _route("variance", stream), "reference")
+    return Workload(
+        lambda: routed_mlp_unpack(stream[0], update, row_of_token, "triton"),
+        routed_mlp_unpack(stream[0].float(), update.float(), row_of_token, "reference"),
+    )
+
+
+WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
+    "stripe_attention.relative_terms": _relative_terms,
+    "stripe_attention.lattice": partial(_lattice, diagonal=False),
+    "stripe_attention.lattice_diagonal": partial(_lattice, diagonal=True),
+    "stripe_attention.window": _window,
+    "stripe_attention.listed": partial(_listed, windowed=True),
+    "stripe_attention.listed_diagonal": partial(_listed, windowed=False),
+    "routed_mlp.score": partial(_pack, selection="variance"),
+    "routed_mlp.sobel": partial(_pack, selection="sobel"),
+    "routed_mlp.pack": partial(_pack, selection="variance"),
+    "routed_mlp.given": partial(_pack, selection="given"),
+    "routed_mlp.unpack": _unpack,
+}
+"""By the kernel's name in the launch table."""
