@@ -155,8 +155,8 @@ def test_what_is_written_is_what_is_launched(tmp_path):
 
 def test_forced_settings_are_those_of_one_kernel_and_end_with_the_block():
     before = launch_settings(LAUNCH.kernel, DEVICE, 1280)
-    with pytest.raises(KeyError), forced(replace(LAUNCH, block=77)):
-        assert launch_settings(LAUNCH.kernel, DEVICE, 1280).block == 77
+    with pytest.raises(KeyError), forced(replace(LAUNCH, block=128)):
+        assert launch_settings(LAUNCH.kernel, DEVICE, 1280).block == 128
         assert launch_settings("routed_mlp.given", DEVICE, 1280) == settings_for(
             "routed_mlp.given", compute_capability(DEVICE), 1280
         )
