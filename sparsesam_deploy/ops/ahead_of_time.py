@@ -22,7 +22,7 @@ from .launch import settings_for
 from .routed_mlp import triton as routed_mlp
 from .stripe_attention import Stripe
 from .stripe_attention.kernels import lattice, listed, relative_terms, window
-from .triton_language import INTERPRETED, require_triton
+from .triton_language import COUNT, INTERPRETED, require_triton
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPUs that the plugin library carries machine code for."""
@@ -30,7 +30,6 @@ GRID_SIZE, WINDOW_SIZE = 64, 14
 INT32_TABLES = {"perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token"}
 FLOAT32_SCRATCH = {"terms", "scratch", "scores"}
 FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
-INT32_SCALARS = re.compile(r"num_\w+|\w+_(step|stride)|grid_size")
 
 
 Element = Literal["fp16", "bf16"]
@@ -185,7 +184,7 @@ def _type(name: str, element: Element) -> str:
         return "*fp32"
     if name in FLOAT32_SCALARS:
         return "fp32"
-    return "i32" if INT32_SCALARS.fullmatch(name) else f"*{element}"
+    return "i32" if COUNT.fullmatch(name) else f"*{element}"
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import EnvironmentProblem, InvalidInput
+
+COUNT = re.compile(r"num_\w+|\w+_(step|stride)|grid_size")
+"""What kernels call their integer arguments."""
 
 try:
     import triton
@@ -32,6 +37,18 @@ except ImportError:
             require_triton()
 
     jit = _Unavailable
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """`jit` for what is launched: compiled once for all values of its integers, as it is ahead of time.
+
+    Triton would compile it anew for a 1 and for a multiple of 16, with other registers than those we have checked.
+    """
+    if triton is None:
+        return jit(function)
+    return jit(
+        function, do_not_specialize=[name for name in inspect.signature(function).parameters if COUNT.fullmatch(name)]
+    )
 
 
 def require_triton() -> None:

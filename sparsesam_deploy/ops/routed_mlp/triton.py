@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import InvalidInput
 from ..launch import launch_settings
-from ..triton_language import jit, require_launchable, tl, triton
+from ..triton_language import jit, kernel, require_launchable, tl, triton
 from .reference import GROUP, Route, num_packed_rows
 
 RANK_CHUNK = 256
@@ -113,13 +113,13 @@ def _require(x: Tensor, **others: tuple[Tensor, tuple[int, ...]]) -> None:
             )
 
 
-def _launch(kernel: Any, name: str, count: int, x: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run ``kernel`` with a program for each block of ``count`` groups, rows or tokens of each image."""
+def _launch(function: Any, name: str, count: int, x: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Run ``function`` with a program for each block of ``count`` groups, rows or tokens of each image."""
     batch, _, channels = x.shape
     launch = launch_settings(f"routed_mlp.{name}", x.device, channels)
     grid = (triton.cdiv(count, launch.block), batch)
     with torch.cuda.device_of(x):  # Triton launches on the current GPU
-        kernel[grid](x, *arguments, CHANNELS=channels, BLOCK=launch.block, **constants, **launch.options)
+        function[grid](x, *arguments, CHANNELS=channels, BLOCK=launch.block, **constants, **launch.options)
 
 
 @jit
@@ -140,7 +140,7 @@ def _normalised(x, weight, bias, epsilon, row, inside, CHANNELS: tl.constexpr, W
     return centred * tl.rsqrt(variance + epsilon) * scale + shift
 
 
-@jit
+@kernel
 def _score_kernel(
     x, weight, bias, epsilon, scores, num_all,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -184,7 +184,7 @@ def _squared_gradient(above, here, below, smooth_above, smooth_below):
     return grad_x * grad_x + grad_y * grad_y
 
 
-@jit
+@kernel
 def _sobel_kernel(
     x, perm, inv_perm, scores, num_all, grid_size,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -239,7 +239,7 @@ def _rank(scores, group, num_all, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     return tl.sum(count, 1)
 
 
-@jit
+@kernel
 def _pack_kernel(
     x, weight, bias, epsilon, scores, rows, row_of_token, num_all, num_groups, num_rows,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr,
@@ -275,7 +275,7 @@ def _pack_kernel(
         tl.store(rows + other_row[:, None] * CHANNELS + channel, mean.to(rows.dtype.element_ty), mask=mask)
 
 
-@jit
+@kernel
 def _given_kernel(
     x, weight, bias, epsilon, keep, keep_stride, rows, row_of_token, num_tokens, num_rows,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -293,7 +293,7 @@ def _given_kernel(
     tl.store(out, y.to(rows.dtype.element_ty), mask=inside[:, None] & (channel < CHANNELS))
 
 
-@jit
+@kernel
 def _unpack_kernel(
     x, update, row_of_token, out, num_tokens, num_rows,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,

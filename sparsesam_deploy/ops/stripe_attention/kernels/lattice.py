@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...launch import launch_settings
-from ...triton_language import jit, tl
+from ...triton_language import jit, kernel, tl
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, line_bias, load_channels, store_channels
 
@@ -89,7 +89,7 @@ def _attend_chunks(
     return peak, total, acc, acc_rest
 
 
-@jit
+@kernel
 def _lattice_attention(
     qkv,
     terms,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....errors import InvalidInput
 from ...launch import launch_settings
-from ...triton_language import jit, tl
+from ...triton_language import kernel, tl
 from ..reference import Stripe
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, load_channels, pick_rows, store_channels
@@ -19,7 +19,7 @@ from .tile import accumulate, dot_keys, load_channels, pick_rows, store_channels
 TILE = 64
 
 
-@jit
+@kernel
 def _listed_attention(
     qkv,
     qkv_bias,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ...launch import launch_settings
-from ...triton_language import dot, jit, tl
+from ...triton_language import dot, kernel, tl
 from .tile import load_channels
 
 LOG2_E = 1.4426950408889634
 
 
-@jit
+@kernel
 def _relative_terms(
     qkv,
     rel_pos_h,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...launch import launch_settings
-from ...triton_language import dot, jit, tl
+from ...triton_language import dot, jit, kernel, tl
 from .relative_terms import LOG2_E, head_parts, precision
 from .tile import accumulate, dot_keys, line_bias, load_channels, pick_rows, store_channels
 
@@ -42,7 +42,7 @@ def _store_terms(
     tl.store(terms[:, None] + key * BLOCK_M, product * log2_e, mask=(key >= 0) & (key < SIDE))
 
 
-@jit
+@kernel
 def _window_attention(
     qkv,
     qkv_bias,
