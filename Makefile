@@ -16,9 +16,9 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Every check and benchmark that needs a GPU; a short table last, JSON beside it.
+# Every check and benchmark that needs a GPU; short tables last, JSON and a plot in docs/results/, named after the GPU.
 gpu-check: .venv/dev
-	$(BIN)/python -m benchmarks.gpu_check --json docs/results/gpu_check.json
+	$(BIN)/python -m benchmarks.gpu_check
 
 clean:
 	rm -rf .venv engines/built

@@ -1,128 +1,335 @@
-"""Everything that needs a GPU, in one command: the reference on CUDA, and every builder's engine against PyTorch.
+"""Everything that needs a GPU, in one command and under eight minutes: checks, then benchmarks.
 
-Run by ``make gpu-check``. Prints a short table last, writes JSON; exit 0 nothing failed (what cannot run here, such as
-TensorRT-RTX on Hopper, is listed as not run), 1 a check failed, 3 no GPU.
+Run by ``make gpu-check``. Each part is a process of its own with a time limit, so that one that fails, hangs or breaks
+the GPU's context stops no other. Prints short tables last; writes JSON and a picture named after the GPU. Exit 0
+nothing failed (what cannot run here is not run, a missed performance target is missed), 1 a check failed, 3 no GPU.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import platform
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import click
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.provenance import commit
-from sparsesam_deploy.artifacts import output_file
-from sparsesam_deploy.engines.build import build
-from sparsesam_deploy.engines.manifest import BuilderName
-from sparsesam_deploy.engines.options import EngineOptions
-from sparsesam_deploy.engines.parity import stage_errors
-from sparsesam_deploy.engines.report import write_json
-from sparsesam_deploy.engines.samples import shipped_samples
-from sparsesam_deploy.engines.tolerance import TOLERANCES
-from sparsesam_deploy.errors import EnvironmentProblem, SparseSamError
-from sparsesam_deploy.export.encoder import OUTPUT, stream_names
-from sparsesam_deploy.export.recipe import ExportRecipe
-from sparsesam_deploy.model.attention import ImageState
-from sparsesam_deploy.model.checkpoint import load_nano
-from sparsesam_deploy.model.config import PRESETS
-from sparsesam_deploy.model.encoder import SparseSamEncoder
-from sparsesam_deploy.progress import Stages
+from benchmarks import encoder_speed, speed_plot
+from benchmarks.results import Outcome, file_stem, machine, progress, save
+from benchmarks.targets import SPEED_UP, Target, targets
+from benchmarks.timing import reason
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 470
+"""Seconds for all parts together."""
+COMPILE_SECONDS = 240
+"""More for a family whose baseline torch.compile compiles."""
+KERNEL_TESTS = (
+    "tests/ops/test_stripe_attention_triton.py",
+    "tests/ops/test_routed_mlp_triton.py",
+    "tests/model/test_captured.py",
+    "tests/model/test_backend.py",
+)
+LINES = 400
+"""Of a part's output that are kept to judge it by."""
+MEMORY_ERRORS = 99
+"""Exit code that compute-sanitizer is told to use."""
+FRAME = "========="
+"""What its own lines begin with."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One check: ``status`` is passed, failed or not run."""
+class Finished:
+    """How a command ended: its exit code, None where it was stopped at its limit, and its last lines."""
 
-    check: str
-    status: str
-    detail: str
+    code: int | None
+    lines: tuple[str, ...]
 
+    @property
+    def last(self) -> str:
+        return next((line.strip() for line in reversed(self.lines) if line.strip()), "no output")
 
-@torch.inference_mode()
-def reference_on(device: str) -> Iterator[Outcome]:
-    """The PyTorch encoder on ``device``, TF32 off, judged stage by stage as a float32 ONNX file is."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    loaded, image = load_nano(), shipped_samples()[0].preprocessed().tensor
-    for name, preset in PRESETS.items():
-        encoder, state = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, preset).to(device), ImageState()
-        streams = list(encoder.streams(image.to(device), state))
-        found = dict(zip(stream_names(encoder.config.depth), streams, strict=True))
-        found |= {OUTPUT: encoder.finish(streams[-1]), **state.decisions}
-        outputs = {key: value.cpu().numpy() for key, value in found.items()}
-        worst, error = max(stage_errors(encoder.cpu(), image, outputs), key=lambda stage: stage[1])
-        status = "passed" if error <= TOLERANCES["fp32"].block else "failed"
-        yield Outcome(f"reference on {device}, {name}", status, f"worst stage {worst}, relative L2 {error:.1e}")
+    def line_with(self, *words: str) -> str | None:
+        """The last line with one of ``words``."""
+        return next((line.strip() for line in reversed(self.lines) if any(word in line for word in words)), None)
 
 
-def engines() -> Iterator[Outcome]:
-    """Every builder's engines, each builder in a process of its own: polygraphy serves one runtime a process."""
-    context = multiprocessing.get_context("spawn")
-    for builder in get_args(BuilderName):
-        with ProcessPoolExecutor(1, context) as process:
-            yield from process.submit(engines_of, builder).result()
+Judge = Callable[[Finished, dict | None], list[Outcome]]
 
 
-def engines_of(builder: BuilderName) -> list[Outcome]:
-    """The nano model's engines, run on this GPU and judged by ``verify``'s thresholds."""
-    return [engine_outcome(builder, dtype) for dtype in ("fp32", "fp16", "bf16")]
+@dataclass(frozen=True)
+class Part:
+    """One process: its time limit, its command (the file for its JSON is appended), and how its end is judged.
+
+    ``why_not`` says why it cannot run here, if so.
+    """
+
+    name: str
+    seconds: float
+    command: tuple[str, ...]
+    judge: Judge
+    writes_json: bool = True
+    environment: dict[str, str] = field(default_factory=dict)
+    why_not: str | None = None
 
 
-def engine_outcome(builder: BuilderName, dtype: str) -> Outcome:
-    name = f"{builder} engine, {dtype}"
-    recipe = ExportRecipe(model="nano", dtype=dtype, builder=builder)
+def run_command(command: Sequence[str], seconds: float, environment: dict[str, str]) -> Finished:
+    """Run at most ``seconds``, output passed on to stderr; whatever the command started ends with it."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**surroundings, "PYTHONUNBUFFERED": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    lines: deque[str] = deque(maxlen=LINES)
+
+    def pass_on() -> None:
+        for line in process.stdout:
+            click.echo(line, err=True, nl=False)
+            lines.append(line)
+
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+    code = None
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            stages = Stages(Console(stderr=True))
-            report = build(recipe, Path(folder), EngineOptions(), shipped_samples(), stages).report
-    except EnvironmentProblem as problem:
-        return Outcome(name, "not run", str(problem))
-    except SparseSamError as error:
-        return Outcome(name, "failed", str(error))
-    if not report.engine.startswith("run: "):
-        return Outcome(name, "not run", report.engine.removeprefix("not run: "))
-    worst = max(image.engine.relative_l2 for image in report.images)
-    return Outcome(name, "passed" if report.passed else "failed", f"relative L2 {worst:.1e}")
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        progress(f"stopped after {seconds:.0f} s")
+    finally:
+        _kill(process)
+        process.wait()
+        reader.join(5)  # a worker in a session of its own may keep the pipe open
+    return Finished(code, tuple(lines))
 
 
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "python": platform.python_version(),
-        "commit": commit(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
+def _kill(process: subprocess.Popen) -> None:
+    """End the process that we started and its children, which are a group of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-@click.command()
-@click.option("--json", "path", type=click.Path(path_type=Path), required=True, help="Where the results go.")
-def main(path: Path) -> None:
-    """Run every check that needs a GPU."""
+def judge_tests(finished: Finished, results: dict | None) -> list[Outcome]:
+    name = "kernel tests on the GPU"
+    if finished.code is None:
+        return [Outcome(name, "failed", "stopped at the time limit; run them alone to see which test hangs")]
+    missing = finished.line_with("ModuleNotFoundError", "PackageNotFoundError")
+    if finished.code in (2, 4) and missing:
+        return [Outcome(name, "not run", missing.removeprefix("E ").strip())]
+    return [Outcome(name, "failed" if finished.code else "passed", finished.last.strip("= "))]
+
+
+def judge_memory(finished: Finished, results: dict | None) -> list[Outcome]:
+    name = "kernels under compute-sanitizer"
+    if finished.code is None:
+        return [Outcome(name, "not run", "it took longer than its time limit")]
+    summary = finished.line_with("ERROR SUMMARY") or finished.last
+    if finished.code in (0, MEMORY_ERRORS):
+        return [Outcome(name, "failed" if finished.code else "passed", _unframed(summary))]
+    if refused := finished.line_with("not supported", "ModuleNotFoundError"):
+        return [Outcome(name, "not run", _unframed(refused))]
+    own = [line for line in finished.lines if not line.startswith(FRAME)]
+    return [Outcome(name, "failed", f"exit code {finished.code}: {Finished(None, tuple(own)).last}")]
+
+
+def _unframed(line: str) -> str:
+    return line.removeprefix(FRAME).strip()
+
+
+def judge_checks(name: str) -> Judge:
+    def judge(finished: Finished, results: dict | None) -> list[Outcome]:
+        found = [Outcome(**check) for check in (results or {}).get("checks", ())]
+        if finished.code is None:
+            return [*found, Outcome(name, "not run", "stopped at the time limit")]
+        broke = finished.code and not any(outcome.status == "failed" for outcome in found)
+        return [*found, *([Outcome(name, "failed", finished.last)] if broke else [])]
+
+    return judge
+
+
+def judge_benchmark(name: str) -> Judge:
+    def judge(finished: Finished, results: dict | None) -> list[Outcome]:
+        rows = (results or {}).get("rows", ())
+        wrong = [row for row in rows if row["status"] == "failed"]
+        timed = sum(row["status"] == "timed" for row in rows)
+        words = f"{timed} of {len(rows)} variants compared and timed"
+        if wrong:
+            first = f"{wrong[0]['name']}, batch {wrong[0]['batch']}: {wrong[0]['detail']}"
+            return [Outcome(name, "failed", f"{words}; {len(wrong)} failed, first {first}")]
+        if finished.code is None:
+            return [Outcome(name, "not run", f"{words} before the time limit")]
+        return [Outcome(name, "failed", finished.last) if finished.code else Outcome(name, "passed", words)]
+
+    return judge
+
+
+def parts(compiled: bool) -> list[Part]:
+    """All parts, in order."""
+    python = sys.executable
+    sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin")
+    memory = ("--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(MEMORY_ERRORS))
+    workers = min(8, (os.cpu_count() or 1) // 2)  # kernels are compiled for each test, on the CPU
+    spread = ("-n", str(workers)) if workers > 1 and importlib.util.find_spec("xdist") else ()
+    tests = (python, "-m", "pytest", "-q", "--color=no", *spread, *KERNEL_TESTS)
+    pytest_missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
+
+    def module(name: str, *options: str) -> tuple[str, ...]:
+        return (python, "-m", f"benchmarks.{name}", *options)
+
+    def encoder(family: str, seconds: float) -> Part:
+        options, more = (("--compile",), COMPILE_SECONDS) if compiled else ((), 0)
+        name = f"encoder {family}"
+        return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
+
+    return [
+        Part("kernel tests", 120, tests, judge_tests, writes_json=False, why_not=pytest_missing),
+        Part(
+            "memory check",
+            70,
+            (sanitizer or "", *memory, *module("kernel_smoke")),
+            judge_memory,
+            writes_json=False,
+            environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # so that a write past a tensor leaves its allocation
+            why_not=None if sanitizer else "compute-sanitizer is not on the PATH",
+        ),
+        Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
+        Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part("attention", 70, module("attention_speed"), judge_benchmark("attention")),
+        encoder("vit_b", 40),
+        encoder("vit_l", 45),
+        encoder("vit_h", 70),
+    ]
+
+
+PART_NAMES = tuple(part.name for part in parts(False))
+
+
+def run_part(part: Part, seconds: float, folder: Path) -> tuple[list[Outcome], dict | None]:
+    """Outcomes of a part, and what it measured, as far as it came."""
+    if part.why_not:
+        return [Outcome(part.name, "not run", part.why_not)], None
+    if seconds < 5:
+        return [Outcome(part.name, "not run", "no time was left")], None
+    path = folder / f"{part.name.replace(' ', '_')}.json"
+    command = (*part.command, "--json", str(path)) if part.writes_json else part.command
+    finished = run_command(command, seconds, part.environment)
+    try:
+        results = json.loads(path.read_text()) if path.is_file() else None
+        return part.judge(finished, results), results
+    except Exception as problem:  # one part's surprise stops no other
+        return [Outcome(part.name, "failed", reason(problem))], None
+
+
+def run_all(chosen: Sequence[Part], patience: float, results: dict, report: Callable[[dict], None]) -> list[Outcome]:
+    """Run parts one after the other; ``results`` is filled and reported after each."""
+    outcomes: list[Outcome] = []
+    compiling = sum(COMPILE_SECONDS for part in chosen if "--compile" in part.command)
+    end = time.monotonic() + patience * (LIMIT + compiling)
+    with tempfile.TemporaryDirectory() as folder:
+        for part in chosen:
+            start = time.monotonic()
+            seconds = min(patience * part.seconds, end - start)
+            progress(f"{part.name}: at most {seconds:.0f} s")
+            found, measured = run_part(part, seconds, Path(folder))
+            outcomes += found
+            results["checks"] = [asdict(outcome) for outcome in outcomes]
+            results["seconds"][part.name] = round(time.monotonic() - start, 1)
+            if part.name == "attention":
+                results["attention"] = measured
+            elif measured and part.name.startswith("encoder "):
+                results["encoder"][part.name.removeprefix("encoder ")] = measured
+            judged = targets(results["attention"], results["encoder"])
+            results["targets"] = [target.as_json() for target in judged]
+            report(results)
+    return outcomes
+
+
+def print_tables(console: Console, results: dict, outcomes: Sequence[Outcome], judged: Sequence[Target]) -> None:
+    """Checks, the encoder at batch 1 in a few figures, and targets; every detail is in the JSON."""
+    gpu = results["machine"]["gpu"]
+    checks = _table(f"{gpu}: checks")
+    for outcome in outcomes:
+        checks.add_row(outcome.check, outcome.status, escape(outcome.detail))
+    speed = _table(f"{gpu}: encoder, fp16, batch 1, ms", "model", "eager, graph", "dense", "default", "its products")
+    for family in SPEED_UP:
+        speed.add_row(family, *encoder_summary(results["encoder"].get(family, {}).get("rows", ())))
+    goals = _table(f"{gpu}: targets", "target", "measured", "asked for", "")
+    for target in judged:
+        asked = f"{'at least' if target.at_least else 'at most'} {target.limit:.3g}"
+        measured = "" if target.value is None else f"{target.value:.3g}"
+        goals.add_row(target.name, measured, asked, target.verdict)
+    console.print(checks, "", speed, "", goals)
+
+
+def encoder_summary(rows: Sequence[dict]) -> list[str]:
+    """Milliseconds at batch 1: eager in a graph, fused dense, default preset, and its matrix products alone."""
+    first = {row["name"]: row for row in rows if row["batch"] == 1}
+    cells = []
+    for name in (encoder_speed.GRAPH, "density 1", encoder_speed.DEFAULT):
+        row = first.get(name)
+        cells.append(f"{row['timing']['median'] / 1e3:.2f}" if row and row["timing"] else "not measured")
+    floor = first.get(encoder_speed.DEFAULT, {}).get("floor")
+    return [*cells, f"{floor['median'] / 1e3:.2f}" if floor else "not measured"]
+
+
+def _table(title: str, *headings: str) -> Table:
+    made = Table(*headings, title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    made.show_header = bool(headings)
+    return made
+
+
+def draw_plot(results: dict, path: Path) -> Outcome:
+    try:
+        speed_plot.draw(results["encoder"], speed_plot.title_of(results["machine"]), path)
+    except ImportError as problem:
+        return Outcome("plot", "not run", str(problem))
+    except Exception as problem:  # the figures are in the JSON
+        return Outcome("plot", "failed", reason(problem))
+    return Outcome("plot", "passed", str(path))
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Where the results go [docs/results/<gpu>.json].")
+@click.option("--part", "names", type=click.Choice(PART_NAMES), multiple=True, help="Run this part alone; repeatable.")
+@click.option("--compile/--no-compile", "compiled", default=False, help="Compile eager encoders too, in minutes.")
+@click.option("--patience", type=click.FloatRange(0.1), default=1.0, help="Multiplies every time limit.")
+@click.option("--commit", help="What to call the code, where the working tree carries no git folder.")
+def main(path: Path | None, names: tuple[str, ...], compiled: bool, patience: float, commit: str | None) -> None:
     if not torch.cuda.is_available():
         click.echo("error: no CUDA device was found; run this on a machine with a GPU.", err=True)
         sys.exit(3)
-    outcomes = [*reference_on("cuda"), *engines()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with output_file(path) as partial:
-        write_json(partial, {"machine": machine(), "checks": [asdict(outcome) for outcome in outcomes]})
-    table = Table(title=f"{torch.cuda.get_device_name()}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for outcome in outcomes:
-        table.add_row(outcome.check, outcome.status, outcome.detail)
-    Console().print(table)
+    start = time.monotonic()
+    path = path or ROOT / "docs" / "results" / f"{file_stem(torch.cuda.get_device_name())}.json"
+    results = {"machine": machine(commit), "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
+    chosen = [part for part in parts(compiled) if not names or part.name in names]
+    outcomes = run_all(chosen, patience, results, lambda results: save(path, results))
+    if results["encoder"]:
+        outcomes.append(draw_plot(results, path.with_suffix(".png")))
+    results["checks"] = [asdict(outcome) for outcome in outcomes]
+    results["seconds"]["all"] = round(time.monotonic() - start, 1)
+    save(path, results)
+    print_tables(Console(width=130), results, outcomes, targets(results["attention"], results["encoder"]))
+    click.echo(f"\n{path}, {results['seconds']['all']:.0f} s")
     sys.exit(any(outcome.status == "failed" for outcome in outcomes))
 
 

@@ -1,11 +1,12 @@
 """Every kernel compiled for every GPU, on a machine that has none: registers, shared memory, spills.
 
-``python -m benchmarks.kernel_resources --json docs/results/kernel_resources.json`` takes about an hour of one core.
-Exit 0: no attention kernel spills registers; 1: one does.
+``python -m benchmarks.kernel_resources --json docs/results/kernel_resources.json`` takes ten minutes on two cores; a
+test holds the committed file to the kernels as they are. Exit 0: no attention kernel spills registers; 1: one does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.provenance import commit
+from sparsesam_deploy import ops
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.engines.report import write_json
 from sparsesam_deploy.ops.ahead_of_time import (
@@ -34,6 +36,9 @@ from sparsesam_deploy.ops.ahead_of_time import (
 from sparsesam_deploy.ops.stripe_attention.triton import HEAD_DIMS
 
 EMBED_DIMS = (192, 768, 1024, 1280)
+OPS = Path(ops.__file__).parent
+SOURCES = ("triton_language.py", "launch_settings.toml", "*/triton.py", "*/kernels/*.py")
+"""What kernels are compiled from."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,14 @@ def resources(dtype: str, job: tuple[str, str, int, int]) -> Row:
     )
 
 
+def sources_sha256() -> str:
+    """Of the kernels' sources and launch settings, so that figures of other kernels are noticed."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in SOURCES for path in OPS.glob(pattern)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def variants(family: str, width: int) -> list[Variant]:
     return attention_variants(width) if family == "attention" else routed_mlp_variants(width)
 
@@ -107,6 +120,7 @@ def main(
     facts = {
         "triton": version("triton"),
         "commit": commit(),
+        "sources_sha256": sources_sha256(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "kernels": [asdict(row) for row in rows],
     }

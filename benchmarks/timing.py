@@ -1,0 +1,140 @@
+"""How long a call takes on a GPU, and the rule that nothing is timed before its result was compared.
+
+Inputs must be random, never zeros: a matrix product on zeros runs faster than on data.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+"""Calls before any timing: kernels are compiled and libraries choose their algorithms."""
+LEAST_SAMPLES, MOST_SAMPLES = 5, 100
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds of one call: the median, and the 10th and 90th percentile as its spread."""
+
+    median: float
+    p10: float
+    p90: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: ``status`` is timed, failed (no time then) or not run; ``error`` is relative, in L2."""
+
+    name: str
+    status: str
+    detail: str = ""
+    error: float | None = None
+    timing: Timing | None = None
+
+    @property
+    def median(self) -> float | None:
+        """Microseconds, where it was timed."""
+        return None if self.timing is None else self.timing.median
+
+
+def summary(samples: Sequence[float]) -> Timing:
+    """Median and spread of times in microseconds."""
+    ordered = sorted(samples)
+    last = len(ordered) - 1
+    p10, p90 = ordered[round(0.1 * last)], ordered[round(0.9 * last)]
+    return Timing(*(round(t, 3) for t in (statistics.median(ordered), p10, p90)), len(ordered))
+
+
+def time_graph(calls: Sequence[Call], seconds: float = 0.4) -> Timing:
+    """Time of one of ``calls``, recorded one after the other in a CUDA graph that is replayed for about ``seconds``.
+
+    Give several calls with inputs of their own where one input would fit in the cache.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for i in range(max(WARM_UP, len(calls))):
+            calls[i % len(calls)]()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    timing = _timed(graph.replay, len(calls), seconds)
+    del graph
+    torch.cuda.empty_cache()
+    return timing
+
+
+def time_eager(call: Call, seconds: float = 0.4) -> Timing:
+    """Time of ``call`` launched by Python, gaps between launches included."""
+    for _ in range(WARM_UP):
+        call()
+    return _timed(call, 1, seconds)
+
+
+def _timed(call: Call, calls: int, seconds: float) -> Timing:
+    call()
+    torch.cuda.synchronize()
+    first = _event_microseconds(call)
+    samples = min(MOST_SAMPLES, max(LEAST_SAMPLES, int(seconds * 1e6 / max(first, 1.0))))
+    return summary([_event_microseconds(call) / calls for _ in range(samples)])
+
+
+def _event_microseconds(call: Call) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3
+
+
+def peak_memory(call: Call) -> int:
+    """Bytes allocated at the peak of ``call`` over what was allocated before it; call it once before, for workspaces.
+
+    What the allocator reserves beyond that is not counted.
+    """
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Relative distance in L2, in float32 or better; infinite where ``found`` is not a number."""
+    error = ((found.float() - expected.float()).norm() / expected.float().norm()).item()
+    return error if math.isfinite(error) else math.inf
+
+
+def measure(
+    name: str, error: Callable[[], float], tolerance: float, time: Callable[[], Timing], optional: bool = False
+) -> Row:
+    """Compare, then time. What raises is failed, or not run where it is ``optional`` (another library's code)."""
+    found = None
+    try:
+        found = error()
+        if not found <= tolerance:
+            return Row(name, "failed", f"relative error {found:.1e} is above {tolerance:.0e}, not timed", found)
+        return Row(name, "timed", "", found, time())
+    except Exception as problem:  # whatever a library raises: the other variants go on
+        return Row(name, "not run" if optional else "failed", reason(problem), found)
+
+
+def reason(problem: BaseException) -> str:
+    """The kind of ``problem`` and its first line, at most 200 characters."""
+    first = next((line for line in str(problem).splitlines() if line.strip()), "")
+    return f"{type(problem).__name__}: {first}"[:200]

@@ -1,0 +1,29 @@
+"""Benchmarks on the CPU: kernels interpreted in large blocks, and a clock that tells one time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from benchmarks import timing
+from tests.ops.kernels import launch_in_blocks
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def pretended_clock(monkeypatch, tmp_path) -> None:
+    """Every call takes 1000 us and one MiB, and is not made: what is compared before runs."""
+    timed = timing.Timing(1000.0, 990.0, 1010.0, 5)
+    monkeypatch.setattr(timing, "time_graph", lambda calls, seconds=0.0: timed)
+    monkeypatch.setattr(timing, "time_eager", lambda call, seconds=0.0: timed)
+    monkeypatch.setattr(timing, "peak_memory", lambda call: 1 << 20)
+    launch_in_blocks(monkeypatch, tmp_path, 4096)

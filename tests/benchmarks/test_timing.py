@@ -1,0 +1,45 @@
+"""What a timing is, and that nothing wrong is timed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks import timing
+from benchmarks.timing import Timing, measure
+
+TIMED = Timing(10.0, 9.0, 11.0, 5)
+
+
+def test_summary_is_median_and_spread():
+    assert timing.summary([float(t) for t in range(100, -1, -1)]) == Timing(50.0, 10.0, 90.0, 101)
+    assert timing.summary([3.0]) == Timing(3.0, 3.0, 3.0, 1)
+
+
+def test_a_right_result_is_timed():
+    row = measure("a", lambda: 1e-4, 1e-3, lambda: TIMED)
+    assert (row.status, row.error, row.median) == ("timed", 1e-4, 10.0)
+
+
+@pytest.mark.parametrize("error", (2e-3, math.inf, math.nan))
+def test_a_wrong_result_gets_no_time(error: float):
+    row = measure("a", lambda: error, 1e-3, lambda: pytest.fail("timed"))
+    assert row.status == "failed" and row.timing is None
+    assert "not timed" in row.detail
+
+
+@pytest.mark.parametrize(("optional", "status"), ((False, "failed"), (True, "not run")))
+def test_what_raises_says_why(optional: bool, status: str):
+    def broken() -> float:
+        raise RuntimeError("\nno such kernel\nmany more lines")
+
+    row = measure("a", broken, 1e-3, lambda: TIMED, optional)
+    assert (row.status, row.detail, row.timing) == (status, "RuntimeError: no such kernel", None)
+
+
+def test_relative_error_of_something_not_finite_is_infinite():
+    expected = torch.ones(4)
+    assert timing.relative_error(torch.full((4,), 1.5), expected) == pytest.approx(0.5)
+    assert timing.relative_error(torch.tensor([1.0, 1.0, 1.0, math.nan]), expected) == math.inf
