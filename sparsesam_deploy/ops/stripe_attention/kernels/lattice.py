@@ -110,21 +110,23 @@ def _lattice_attention(
     PRECISION: tl.constexpr,
 ):
     """BLOCK_M consecutive queries of one head."""
-    head = tl.program_id(1) % num_heads
-    head_dim: tl.constexpr = MAIN + REST
     num_tokens: tl.constexpr = GRID * GRID
+    block = tl.program_id(0) % (num_tokens // BLOCK_M)
+    sequence = tl.program_id(0) // (num_tokens // BLOCK_M)  # image by image, head by head
+    head = sequence % num_heads
+    head_dim: tl.constexpr = MAIN + REST
     channels = num_heads * head_dim
-    image = (tl.program_id(1) // num_heads).to(tl.int64) * num_tokens
+    image = (sequence // num_heads).to(tl.int64) * num_tokens
     q_base = qkv + image * 3 * channels + head * head_dim
     k_base = q_base + channels
     v_base = k_base + channels
 
-    query = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    query = block * BLOCK_M + tl.arange(0, BLOCK_M)
     everywhere = query >= 0
     q, q_rest = load_channels(q_base + query * 3 * channels, MAIN, REST, everywhere)
     raster = tl.load(perm + query)
     num_rows = GRID // row_step
-    head_terms = terms + tl.program_id(1).to(tl.int64) * (num_rows + GRID // col_step) * num_tokens
+    head_terms = terms + sequence.to(tl.int64) * (num_rows + GRID // col_step) * num_tokens
     row_terms = head_terms + raster
     col_terms = head_terms + num_rows * num_tokens + (raster % GRID) * GRID + raster // GRID
 
@@ -162,7 +164,7 @@ def _lattice_attention(
         offset = tl.arange(0, BLOCK_M)
         row_in_patch = (offset >> 1 & 1) | (offset >> 3 & 1) << 1 | (offset >> 5 & 1) << 2
         col_in_patch = (offset & 1) | (offset >> 2 & 1) << 1 | (offset >> 4 & 1) << 2
-        corner = tl.load(perm + tl.program_id(0) * BLOCK_M)
+        corner = tl.load(perm + block * BLOCK_M)
         score = dot_keys(q, q_rest, k_base + query * 3 * channels, MAIN, REST, PRECISION) * scale
         score += line_bias(row_terms, corner // GRID, num_tokens, row_in_patch, 8)
         score += line_bias(col_terms, corner % GRID, num_tokens, col_in_patch, 8)
@@ -209,7 +211,7 @@ def lattice_attention(
     launch = launch_settings(setting, qkv.device, head_dim)
     constants = lattice_constants(grid, head_dim, diagonal, launch.block)
     out = torch.empty(batch, num_tokens, channels, dtype=qkv.dtype, device=qkv.device)
-    _lattice_attention[(num_tokens // constants["BLOCK_M"], batch * num_heads)](
+    _lattice_attention[(num_tokens // constants["BLOCK_M"] * batch * num_heads,)](
         qkv,
         terms,
         perm,

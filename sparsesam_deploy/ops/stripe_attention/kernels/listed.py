@@ -33,7 +33,6 @@ def _listed_attention(
     num_heads,
     num_sequences,
     num_tokens,
-    num_slots,
     num_keys,
     keys_stride,
     tiles_stride,
@@ -50,8 +49,11 @@ def _listed_attention(
     PRECISION: tl.constexpr,
 ):
     """BLOCK_M slots of one head of one sequence: consecutive ones, or those of one tile of the diagonal."""
-    head = tl.program_id(1) % num_heads
-    sequence = tl.program_id(1) // num_heads
+    num_slots: tl.constexpr = SIDE * SIDE
+    block = tl.program_id(0) % tl.cdiv(num_slots, BLOCK_M)
+    table = tl.program_id(0) // tl.cdiv(num_slots, BLOCK_M)  # sequence by sequence, head by head
+    head = table % num_heads
+    sequence = table // num_heads
     head_dim: tl.constexpr = MAIN + REST
     channels = num_heads * head_dim
     token_stride = 3 * channels
@@ -62,10 +64,10 @@ def _listed_attention(
     padding_k = qkv_bias + channels + head * head_dim
     padding_v = padding_k + channels
     source += (sequence % num_sequences) * num_slots
-    keys += tl.program_id(1) * keys_stride
-    tiles += tl.program_id(1) * tiles_stride
+    keys += table * keys_stride
+    tiles += table * tiles_stride
 
-    place = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    place = block * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = place < num_slots
     slot = tl.minimum(place, num_slots - 1)
     if HAS_TILES:
@@ -78,8 +80,8 @@ def _listed_attention(
     raster = slot
     if HAS_PERM:
         raster = tl.load(perm + slot)
-    row_terms = terms + tl.program_id(1).to(tl.int64) * (2 * SIDE * SIDE * SIDE) + raster
-    col_terms = row_terms - raster + SIDE * SIDE * SIDE + (raster % SIDE) * SIDE + raster // SIDE
+    row_terms = terms + table.to(tl.int64) * (2 * SIDE * num_slots) + raster
+    col_terms = row_terms - raster + SIDE * num_slots + (raster % SIDE) * SIDE + raster // SIDE
 
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -92,7 +94,7 @@ def _listed_attention(
         if HAS_KEYS:
             key = tl.load(keys + listed, mask=counted, other=0)
         if HAS_TILES:  # the tile's own slots follow the stripe
-            own = tl.program_id(0) * BLOCK_M + listed - num_keys
+            own = block * BLOCK_M + listed - num_keys
             in_tile = (listed >= num_keys) & (listed < num_keys + BLOCK_M)
             key = tl.where(in_tile, tl.load(tiles + own, mask=in_tile, other=0), key)
             counted |= in_tile & (tl.load(tile_in_stripe + own, mask=in_tile, other=1) == 0)
@@ -108,8 +110,8 @@ def _listed_attention(
             key_rows = pick_rows(padded, padding_k, k_base + position * token_stride)
             value_rows = pick_rows(padded, padding_v, v_base + position * token_stride)
         score = dot_keys(q, q_rest, key_rows, MAIN, REST, PRECISION) * scale
-        score += tl.load(row_terms[:, None] + (key_raster // SIDE)[None, :] * (SIDE * SIDE))
-        score += tl.load(col_terms[:, None] + (key_raster % SIDE)[None, :] * (SIDE * SIDE))
+        score += tl.load(row_terms[:, None] + (key_raster // SIDE)[None, :] * num_slots)
+        score += tl.load(col_terms[:, None] + (key_raster % SIDE)[None, :] * num_slots)
         score = tl.where(counted[None, :], score, float("-inf"))
         peak, total, acc, acc_rest = accumulate(score, value_rows, peak, total, acc, acc_rest, MAIN, REST, PRECISION)
     rows = out + (image + query) * channels + head * head_dim
@@ -141,7 +143,7 @@ def listed_attention(
     keys, tiles = (None if table is None else table.contiguous() for table in (stripe.keys, stripe.tiles))
     out = torch.empty(batch, num_tokens, width // 3, dtype=qkv.dtype, device=qkv.device)
     unused = stripe.rel_index
-    _listed_attention[(-(-num_slots // constants["BLOCK_M"]), batch * num_windows * num_heads)](
+    _listed_attention[(-(-num_slots // constants["BLOCK_M"]) * batch * num_windows * num_heads,)](
         qkv,
         qkv_bias,
         terms,
@@ -154,7 +156,6 @@ def listed_attention(
         num_heads,
         num_windows,
         num_tokens,
-        num_slots,
         num_slots if keys is None else keys.shape[-1],
         0 if keys is None or keys.dim() == 1 else keys.shape[-1],
         0 if tiles is None or tiles.dim() == 2 else num_slots,

@@ -37,10 +37,11 @@ def _relative_terms(
     PRECISION: tl.constexpr,
 ):
     """One line of queries: a grid row against all key rows, or a grid column against all key columns."""
-    by_column = tl.program_id(0) // SIDE
     line = tl.program_id(0) % SIDE
-    head = tl.program_id(1) % num_heads
-    sequence = tl.program_id(1) // num_heads
+    by_column = tl.program_id(0) // SIDE % 2
+    table = tl.program_id(0) // (2 * SIDE)  # sequence by sequence, head by head
+    head = table % num_heads
+    sequence = table // num_heads
     head_dim: tl.constexpr = MAIN + REST
     channels = num_heads * head_dim
 
@@ -52,8 +53,8 @@ def _relative_terms(
     q, q_rest = load_channels(image + position * 3 * channels, MAIN, REST, position < num_tokens)
 
     key = tl.arange(0, LINE)
-    table = tl.where(by_column == 1, rel_pos_w, rel_pos_h)
-    relative, relative_rest = load_channels(table + (line - key + SIDE - 1) * head_dim, MAIN, REST, key < SIDE)
+    rel_pos = tl.where(by_column == 1, rel_pos_w, rel_pos_h)
+    relative, relative_rest = load_channels(rel_pos + (line - key + SIDE - 1) * head_dim, MAIN, REST, key < SIDE)
     product = dot(relative.to(q.dtype), tl.trans(q), None, PRECISION)
     if REST > 0:
         product = dot(relative_rest.to(q.dtype), tl.trans(q_rest), product, PRECISION)
@@ -61,7 +62,7 @@ def _relative_terms(
     step = tl.where(by_column == 1, col_step, row_step)
     num_rows = (SIDE + row_step - 1) // row_step
     num_coordinates = num_rows + (SIDE + col_step - 1) // col_step
-    coordinate = tl.program_id(1).to(tl.int64) * num_coordinates + by_column * num_rows + key // step
+    coordinate = table.to(tl.int64) * num_coordinates + by_column * num_rows + key // step
     place = terms + coordinate[:, None] * (SIDE * SIDE) + (line * SIDE + other)[None, :]
     wanted = (key < SIDE) & (key % step == 0)
     tl.store(place, product * log2_e, mask=wanted[:, None] & (other < SIDE)[None, :])
@@ -96,7 +97,7 @@ def relative_terms(
     coordinates = -(-side // row_step) + -(-side // col_step)
     terms = torch.empty(batch * num_sequences, num_heads, coordinates, side**2, device=qkv.device)
     launch = launch_settings("stripe_attention.relative_terms", qkv.device, head_dim)
-    _relative_terms[(2 * side, batch * num_sequences * num_heads)](
+    _relative_terms[(2 * side * batch * num_sequences * num_heads,)](
         qkv,
         rel_pos_h,
         rel_pos_w,

@@ -65,10 +65,11 @@ def _window_attention(
     PRECISION: tl.constexpr,
 ):
     """BLOCK_M consecutive slots of one window and head."""
-    head = tl.program_id(1) % num_heads
-    sequence = tl.program_id(1) // num_heads
-    head_dim: tl.constexpr = MAIN + REST
     num_slots: tl.constexpr = SIDE * SIDE
+    block = tl.program_id(0) % tl.cdiv(num_slots, BLOCK_M)
+    head = tl.program_id(0) // tl.cdiv(num_slots, BLOCK_M) % num_heads
+    sequence = tl.program_id(0) // tl.cdiv(num_slots, BLOCK_M) // num_heads  # image by image, window by window
+    head_dim: tl.constexpr = MAIN + REST
     channels = num_heads * head_dim
     image = (sequence // num_windows).to(tl.int64) * num_tokens
     q_base = qkv + image * 3 * channels + head * head_dim
@@ -78,15 +79,14 @@ def _window_attention(
     padding_v = padding_k + channels
     window = members + (sequence % num_windows) * num_slots
 
-    slot = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    slot = block * BLOCK_M + tl.arange(0, BLOCK_M)
     query = tl.load(window + slot, mask=slot < num_slots, other=num_tokens)
     real = query < num_tokens
     if tl.max(real.to(tl.int32), 0) == 0:  # below the image's last row
         return
     q, q_rest = load_channels(q_base + query * 3 * channels, MAIN, REST, real)
     slot = tl.minimum(slot, num_slots - 1)
-    program = tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)
-    row_terms = scratch + program * (2 * SIDE * BLOCK_M) + tl.arange(0, BLOCK_M)
+    row_terms = scratch + tl.program_id(0).to(tl.int64) * (2 * SIDE * BLOCK_M) + tl.arange(0, BLOCK_M)
     col_terms = row_terms + SIDE * BLOCK_M
     _store_terms(row_terms, slot // SIDE, q, q_rest, rel_pos_h, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
     _store_terms(col_terms, slot % SIDE, q, q_rest, rel_pos_w, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
@@ -136,10 +136,10 @@ def window_attention(
     side, channels = int(num_slots**0.5), width // 3
     head_dim = channels // num_heads
     launch = launch_settings("stripe_attention.window", qkv.device, head_dim)
-    blocks, sequences = -(-num_slots // launch.block), batch * num_windows * num_heads
-    scratch = torch.empty(sequences, blocks, 2, side, launch.block, dtype=torch.float32, device=qkv.device)
+    programs = batch * num_windows * num_heads * -(-num_slots // launch.block)
+    scratch = torch.empty(programs, 2, side, launch.block, dtype=torch.float32, device=qkv.device)
     out = torch.empty(batch, num_tokens, channels, dtype=qkv.dtype, device=qkv.device)
-    _window_attention[(blocks, sequences)](
+    _window_attention[(programs,)](
         qkv,
         qkv_bias,
         rel_pos_h,
