@@ -202,10 +202,10 @@ def parts(compiled: bool) -> list[Part]:
         return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
 
     return [
-        Part("kernel tests", 120, tests, judge_tests, writes_json=False, why_not=pytest_missing),
+        Part("kernel tests", 160, tests, judge_tests, writes_json=False, why_not=pytest_missing),
         Part(
             "memory check",
-            70,
+            50,
             (sanitizer or "", *memory, *module("kernel_smoke")),
             judge_memory,
             writes_json=False,
@@ -214,10 +214,10 @@ def parts(compiled: bool) -> list[Part]:
         ),
         Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
         Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
-        Part("attention", 70, module("attention_speed"), judge_benchmark("attention")),
-        encoder("vit_b", 40),
-        encoder("vit_l", 45),
-        encoder("vit_h", 70),
+        Part("attention", 65, module("attention_speed"), judge_benchmark("attention")),
+        encoder("vit_b", 35),
+        encoder("vit_l", 40),
+        encoder("vit_h", 65),
     ]
 
 

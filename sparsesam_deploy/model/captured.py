@@ -18,8 +18,9 @@ class CapturedEncoder:
     """``encoder`` recorded at a fixed batch, replayed with one call; answers are those of ``encoder(image)``.
 
     Calls may come from any thread and any stream: they take turns, in host order, and a call returns at once, its
-    result ready in the caller's stream. Two `CapturedEncoder` of one encoder run side by side. Weights are read where
-    they are at each replay; moving or casting the encoder afterwards is not seen.
+    result ready in the caller's stream; an image in pinned memory must stay until then. Two `CapturedEncoder` of one
+    encoder run side by side. Weights are read where they are at each replay; moving or casting the encoder afterwards
+    is not seen.
 
     Args:
         encoder: an image encoder with all parameters on one GPU.
@@ -41,21 +42,22 @@ class CapturedEncoder:
             raise InvalidInput(f"batch {batch} is no number of images; give 1 or more.")
         self._encoder = encoder  # the graph holds addresses of its weights, not the weights
         self._lock = threading.Lock()
-        with torch.inference_mode(), torch.cuda.device(self.device):
+        with torch.no_grad(), torch.cuda.device(self.device):
             self._image = torch.zeros(batch, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=self.dtype, device=self.device)
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            # Of its own, because cuBLAS keeps a workspace for each stream: graphs of one stream would share it.
+            self._stream = torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UP):
                     encoder(self._image)
-            torch.cuda.current_stream().wait_stream(stream)
+            self._stream.synchronize()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._result = encoder(self._image)
             self._free = torch.cuda.Event()
             self._free.record()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """Encode.
 

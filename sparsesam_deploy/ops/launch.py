@@ -58,7 +58,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, int | bool]:
-        """Triton's own launch options; fused multiply-add is pinned, since Triton 3.10 turns it off by default."""
+        """Triton's own launch options; fused multiply-add is pinned, its default differs between versions."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 

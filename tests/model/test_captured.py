@@ -77,6 +77,27 @@ def test_two_streams_do_not_disturb_each_other():
 
 
 @on_gpu
+def test_two_captured_encoders_run_side_by_side():
+    """In two streams at once, and one after the other is gone: they share no scratch."""
+    encoder, images = kernel_encoder("default"), [noise_image(seed).cuda().half() for seed in (0, 1)]
+    pair = [CapturedEncoder(encoder) for _ in images]
+    with torch.no_grad():
+        expected = [encoder(image) for image in images]
+    streams = [torch.cuda.Stream() for _ in images]
+    torch.cuda.synchronize()
+    results = []
+    for _ in range(10):
+        for which, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                results.append((which, pair[which](images[which])))
+    torch.cuda.synchronize()
+    pair.pop()
+    results.append((0, pair[0](images[0])))
+    for which, result in results:
+        assert relative_error(result.float(), expected[which].float()) <= 1e-6
+
+
+@on_gpu
 def test_another_batch_is_refused():
     captured = CapturedEncoder(kernel_encoder("default"), batch=2)
     assert captured(noise_image().expand(2, -1, -1, -1)).shape == (2, 256, 64, 64)

@@ -210,8 +210,9 @@ def test_blocks_that_do_not_divide(block: int, monkeypatch, tmp_path):
 @pytest.mark.parametrize("dtype", (torch.int32, torch.int64), ids=str)
 @pytest.mark.parametrize("images", (1, BATCH), ids="images-{}".format)
 def test_given_indices(images: int, dtype: torch.dtype):
+    """Also those that are part of a larger tensor, as a ranking's are."""
     stream = make_stream()
-    keep = torch.stack([torch.arange(0, 50), torch.arange(255, 205, -1)])[:images].to(dtype)
+    keep = torch.stack([torch.arange(0, 60), torch.arange(255, 195, -1)])[:images, :50].to(dtype)
     route = Route("given", share=False, keep_indices=keep)
     assert_same_rows(pack_rows(*stream, route), reference.routed_mlp_pack(*stream, EPSILON, route))
 

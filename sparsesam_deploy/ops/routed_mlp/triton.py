@@ -50,7 +50,7 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
     num_rows = num_packed_rows(num_tokens, route.selection, route.share, route.num_groups, route.keep_indices)
 
     if route.selection == "given":
-        keep = route.keep_indices
+        keep = route.keep_indices.contiguous()
         _require(x, keep_indices=(keep, (1 if len(keep) == 1 else batch, num_rows)))
         rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
         row_of_token = torch.full((batch, num_tokens), num_rows, dtype=torch.int32, device=x.device)

@@ -18,9 +18,9 @@ from .tile import accumulate, dot_keys, line_bias, load_channels, pick_rows, sto
 
 
 @jit
-def _store_terms(
+def _store_row_terms(
     terms,
-    coordinate,
+    row,
     q,
     q_rest,
     table,
@@ -32,14 +32,47 @@ def _store_terms(
     BLOCK_M: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """q . R[coordinate - key + SIDE - 1], times log2(e), for every key coordinate: BLOCK_M terms each at ``terms``."""
-    row = tl.arange(0, 2 * COLS)
-    relative, relative_rest = load_channels(table + row * (MAIN + REST), MAIN, REST, row < 2 * SIDE - 1)
+    """q . R[row - key_row + SIDE - 1], times log2(e): (SIDE, BLOCK_M), consecutive queries at consecutive addresses."""
+    entry = tl.arange(0, 2 * COLS)
+    relative, relative_rest = load_channels(table + entry * (MAIN + REST), MAIN, REST, entry < 2 * SIDE - 1)
+    product = dot(relative.to(q.dtype), tl.trans(q), None, PRECISION)
+    if REST > 0:
+        product = dot(relative_rest.to(q.dtype), tl.trans(q_rest), product, PRECISION)
+    key_row = row[None, :] + (SIDE - 1) - entry[:, None]
+    place = terms + key_row * BLOCK_M + tl.arange(0, BLOCK_M)[None, :]
+    # A row has an even number of slots. Triton 3.6 would spread the lanes of a warp over rows if it were not told.
+    place = tl.max_contiguous(place, (1, 2))
+    tl.store(place, product * log2_e, mask=(key_row >= 0) & (key_row < SIDE))
+
+
+@jit
+def _store_col_terms(
+    terms,
+    col,
+    q,
+    q_rest,
+    table,
+    log2_e,
+    SIDE: tl.constexpr,
+    COLS: tl.constexpr,
+    MAIN: tl.constexpr,
+    REST: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """q . R[col - key_col + SIDE - 1], times log2(e): (BLOCK_M, COLS), consecutive keys at consecutive addresses.
+
+    The table is read backwards, so that key columns ascend.
+    """
+    back = tl.arange(0, 2 * COLS)
+    entries = table + (2 * SIDE - 2 - back) * (MAIN + REST)
+    relative, relative_rest = load_channels(entries, MAIN, REST, back < 2 * SIDE - 1)
     product = dot(q, tl.trans(relative.to(q.dtype)), None, PRECISION)
     if REST > 0:
         product = dot(q_rest, tl.trans(relative_rest.to(q.dtype)), product, PRECISION)
-    key = coordinate[:, None] + (SIDE - 1) - row[None, :]
-    tl.store(terms[:, None] + key * BLOCK_M, product * log2_e, mask=(key >= 0) & (key < SIDE))
+    key_col = col[:, None] - (SIDE - 1) + back[None, :]
+    place = terms + tl.arange(0, BLOCK_M)[:, None] * COLS + key_col
+    tl.store(place, product * log2_e, mask=(key_col >= 0) & (key_col < SIDE))
 
 
 @kernel
@@ -86,20 +119,19 @@ def _window_attention(
         return
     q, q_rest = load_channels(q_base + query * 3 * channels, MAIN, REST, real)
     slot = tl.minimum(slot, num_slots - 1)
-    row_terms = scratch + tl.program_id(0).to(tl.int64) * (2 * SIDE * BLOCK_M) + tl.arange(0, BLOCK_M)
+    row_terms = scratch + tl.program_id(0).to(tl.int64) * ((SIDE + COLS) * BLOCK_M)
     col_terms = row_terms + SIDE * BLOCK_M
-    _store_terms(row_terms, slot // SIDE, q, q_rest, rel_pos_h, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
-    _store_terms(col_terms, slot % SIDE, q, q_rest, rel_pos_w, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
+    _store_row_terms(row_terms, slot // SIDE, q, q_rest, rel_pos_h, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
+    _store_col_terms(col_terms, slot % SIDE, q, q_rest, rel_pos_w, log2_e, SIDE, COLS, MAIN, REST, BLOCK_M, PRECISION)
     tl.debug_barrier()  # other threads of this program read them
 
     ROWS: tl.constexpr = BLOCK_N // COLS
     key = tl.arange(0, BLOCK_N)
     row_in_tile, col = key // COLS, key % COLS
-    col_bias = tl.load(
-        col_terms[:, None] + col[None, :] * BLOCK_M,
-        mask=(col < SIDE)[None, :] & (slot >= 0)[:, None],
-        other=float("-inf"),
-    )
+    # Columns that do not exist are read too, so that a load is of 16 bytes, and masked then.
+    col_bias = tl.load(col_terms + tl.arange(0, BLOCK_M)[:, None] * COLS + col[None, :])
+    col_bias = tl.where((col < SIDE)[None, :], col_bias, float("-inf"))
+    query_row_terms = row_terms + tl.arange(0, BLOCK_M)
     peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, MAIN), tl.float32)
@@ -110,7 +142,7 @@ def _window_attention(
         key_rows = pick_rows(padded, padding_k, k_base + position * 3 * channels)
         value_rows = pick_rows(padded, padding_v, v_base + position * 3 * channels)
         score = dot_keys(q, q_rest, key_rows, MAIN, REST, PRECISION) * scale + col_bias
-        score += line_bias(row_terms, first_row, BLOCK_M, row_in_tile, ROWS)
+        score += line_bias(query_row_terms, first_row, BLOCK_M, row_in_tile, ROWS)
         peak, total, acc, acc_rest = accumulate(score, value_rows, peak, total, acc, acc_rest, MAIN, REST, PRECISION)
     rows = out + (image + query) * channels + head * head_dim
     store_channels(rows, acc / total[:, None], acc_rest / total[:, None], MAIN, REST, real)
@@ -137,7 +169,8 @@ def window_attention(
     head_dim = channels // num_heads
     launch = launch_settings("stripe_attention.window", qkv.device, head_dim)
     programs = batch * num_windows * num_heads * -(-num_slots // launch.block)
-    scratch = torch.empty(programs, 2, side, launch.block, dtype=torch.float32, device=qkv.device)
+    constants = window_constants(side, head_dim, launch.block)
+    scratch = torch.empty(programs, side + constants["COLS"], launch.block, dtype=torch.float32, device=qkv.device)
     out = torch.empty(batch, num_tokens, channels, dtype=qkv.dtype, device=qkv.device)
     _window_attention[(programs,)](
         qkv,
@@ -152,7 +185,7 @@ def window_attention(
         num_tokens,
         head_dim**-0.5 * LOG2_E,
         LOG2_E,
-        **window_constants(side, head_dim, launch.block),
+        **constants,
         PRECISION=precision(qkv),
         **launch.options,
     )
