@@ -10,7 +10,7 @@ demo: .venv/demo
 	@echo "picture: $(DEMO)/overlay.png"
 
 test: .venv/dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ SOURCES = ("triton_language.py", "launch_settings.toml", "*/triton.py", "*/kerne
 class Row:
     """One kernel on one GPU.
 
-    ``stack`` is bytes per thread, spilled registers where it is not 0; ``matrix_unit`` the instruction that multiplies
+    ``stack`` is bytes per thread, spilled registers where it is not 0; ``matrix_units`` the instructions that multiply
     matrices, ``async_16_bytes`` whether keys and values are copied to shared memory 16 bytes at a time.
     """
 
@@ -58,7 +58,7 @@ class Row:
     stack: int
     shared: int
     cubin_bytes: int
-    matrix_unit: str | None
+    matrix_units: tuple[str, ...]
     async_16_bytes: bool
 
 
@@ -67,7 +67,7 @@ def resources(dtype: str, job: tuple[str, str, int, int]) -> Row:
     family, capability, width, index = job
     variant = variants(family, width)[index]
     compiled = compile_variant(variant, capability, dtype)
-    unit = re.search(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)", compiled.ptx)
+    units = re.findall(r"\b(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)", compiled.ptx)
     return Row(
         variant.name,
         width,
@@ -78,7 +78,7 @@ def resources(dtype: str, job: tuple[str, str, int, int]) -> Row:
         compiled.stack,
         compiled.shared,
         len(compiled.cubin),
-        unit and unit[1],
+        tuple(sorted(set(units))),
         "cp.async.cg.shared.global" in compiled.ptx,
     )
 
@@ -127,11 +127,11 @@ def main(
     path.parent.mkdir(parents=True, exist_ok=True)
     with output_file(path) as partial_file:
         write_json(partial_file, facts)
-    columns = ("kernel", "width", "GPU", "warps", "registers", "stack", "shared", "matrix unit")
+    columns = ("kernel", "width", "GPU", "warps", "registers", "stack", "shared", "matrix units")
     table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for row in rows:
         cells = (row.kernel, row.width, row.compute_capability, row.num_warps, row.registers, row.stack, row.shared)
-        table.add_row(*map(str, cells), row.matrix_unit or "")
+        table.add_row(*map(str, cells), " ".join(row.matrix_units))
     Console().print(table)
     spilled = [row for row in rows if row.stack and row.width in head_dims]
     for row in spilled:

@@ -66,16 +66,16 @@ def lattice_case(
     return Case(random(batch, GRID**2, width), random(width), *rel_pos, stripe)
 
 
-@pytest.mark.parametrize("dtype", ("fp32", "fp16"))
 @by_pattern
-def test_any_tables(pattern: Pattern, dtype: str):
+def test_any_tables(pattern: Pattern):
     """Random tables, which only the general path and the window kernel accept: nothing relies on an order."""
-    case = make_case(pattern, 64 if dtype == "fp16" else 32, DTYPES[dtype])
-    assert relative_error(run(case), masked_attention(case)) <= KERNEL_TOLERANCE[dtype]
+    case = make_case(pattern, 32, torch.float32)
+    assert relative_error(run(case), masked_attention(case)) <= KERNEL_TOLERANCE["fp32"]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(
+    ("head_dim", "dtype"), [*((head_dim, "fp16") for head_dim in HEAD_DIMS), (64, "fp32"), (80, "fp32"), (80, "bf16")]
+)
 def test_lattice_of_every_head_dim_and_dtype(head_dim: int, dtype: str):
     case = lattice_case(18, head_dim, DTYPES[dtype])
     out = run(case, 1)
@@ -84,10 +84,10 @@ def test_lattice_of_every_head_dim_and_dtype(head_dim: int, dtype: str):
 
 
 @pytest.mark.parametrize("pattern", (RANKED, WINDOWED_DENSE), ids=lambda pattern: pattern.node_type)
-@pytest.mark.parametrize("head_dim", (48, 80, 128))
-def test_other_kernels_in_two_parts_of_head_dim_and_bf16(head_dim: int, pattern: Pattern):
-    case = make_case(pattern, head_dim, torch.bfloat16)
-    assert relative_error(run(case), masked_attention(case)) <= KERNEL_TOLERANCE["bf16"]
+@pytest.mark.parametrize(("head_dim", "dtype"), [(48, "fp16"), (80, "bf16"), (128, "fp16")])
+def test_other_kernels_of_more_head_dims_and_dtypes(head_dim: int, dtype: str, pattern: Pattern):
+    case = make_case(pattern, head_dim, DTYPES[dtype])
+    assert relative_error(run(case), masked_attention(case)) <= KERNEL_TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("diagonal", (False, True), ids=("stripe", "diagonal"))
@@ -100,7 +100,7 @@ def test_lattice_densities(num_offsets: int, diagonal: bool):
 
 
 def test_lattice_of_several_images_and_heads():
-    case = lattice_case(6, 32, torch.float32, batch=3, num_heads=3)
+    case = lattice_case(3, 32, torch.float32, batch=2, num_heads=3)
     assert relative_error(run(case, 3), masked_attention(case, 3)) <= KERNEL_TOLERANCE["fp32"]
 
 
@@ -114,8 +114,9 @@ def test_block_size_does_not_matter(pattern: Pattern, block: int, monkeypatch, t
 
 
 def test_lattice_positions_on_the_real_grid_exhaustively():
-    """Every density of the 64x64 grid, by the kernel that runs: which keys it reads and which bias it gives them.
+    """Every chunk of the 64x64 grid, by the kernel that runs: which keys it reads and which bias it gives them.
 
+    A chunk is where a bit of the number of offsets starts from the bits above it; odd numbers and 64 have them all.
     With q = 0 a query's scores are its bias terms, so softmax(row term + column term) over the stripe, applied to
     random values, tells a wrong, missing or doubled key and a swapped or shifted bias.
     """
@@ -126,7 +127,7 @@ def test_lattice_positions_on_the_real_grid_exhaustively():
     qkv = torch.cat((torch.zeros(num_tokens, 2 * head_dim), values), 1)[None].to(DEVICE)
     perm = z_curve(grid)
     row, col = perm // grid, perm % grid
-    for num_offsets in range(1, 65):
+    for num_offsets in (*range(1, 64, 2), 64):
         row_step, col_step = lattice.lattice_steps(num_offsets)
         terms = torch.randn(grid // row_step + grid // col_step, num_tokens, generator=generator)
         out = torch.full((1, num_tokens, head_dim), float("nan"), device=DEVICE)
