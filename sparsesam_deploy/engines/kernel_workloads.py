@@ -28,7 +28,7 @@ from ..ops.stripe_attention.kernels.relative_terms import LOG2_E, relative_terms
 DENSITY = 0.4
 EPSILON = 1e-6
 NEAR = 8
-"""How far the number of selected groups may be from what the density stands for, see `_clear_cut`."""
+"""How far the number of selected groups may be from what the density stands for, see `clear_cut`."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ def _table(table: np.ndarray, device: torch.device) -> Tensor:
     return torch.tensor(table, dtype=torch.int32, device=device)
 
 
-def _global_tables(device: torch.device) -> dict[str, Tensor]:
+def global_tables(device: torch.device) -> dict[str, Tensor]:
     perm = order.z_order(GRID_SIZE)
     tables = {"rel_index": order.relative_index(GRID_SIZE), "perm": perm, "inv_perm": order.inverse(perm)}
     return {name: _table(table, device) for name, table in tables.items()}
 
 
-def _window_tables(device: torch.device) -> dict[str, Tensor]:
+def window_tables(device: torch.device) -> dict[str, Tensor]:
     members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
     tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}
     return {name: _table(table, device) for name, table in tables.items()}
@@ -92,21 +92,19 @@ def _lattice(config: SamConfig, device: torch.device, diagonal: bool) -> Workloa
     static = key_tables(False, DENSITY, SparsityConfig(diagonal=diagonal))
     tables = {"keys": static.keys, "tiles": static.tiles, "tile_in_stripe": static.tile_in_stripe}
     tables = {name: _table(table, device) for name, table in tables.items() if table is not None}
-    return _attention(
-        config, device, Stripe(**_global_tables(device), **tables, lattice_offsets=static.lattice_offsets)
-    )
+    return _attention(config, device, Stripe(**global_tables(device), **tables, lattice_offsets=static.lattice_offsets))
 
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
     """A dense windowed block."""
-    return _attention(config, device, Stripe(**_window_tables(device)))
+    return _attention(config, device, Stripe(**window_tables(device)))
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
     """A block of the ``paper`` preset, where each head has a ranking of its own; global ones have the diagonal."""
     static = key_tables(windowed, DENSITY, PRESETS["paper"])
     groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(GRID_SIZE**2)
-    tables = _window_tables(device) if windowed else _global_tables(device)
+    tables = window_tables(device) if windowed else global_tables(device)
     num_sequences = len(tables["members"]) if windowed else 1
     ranking = _random(device)(num_sequences, config.num_heads, len(groups)).argsort(-1)
     sequence = ranked_sequence(ranking, _table(groups, device))
@@ -119,7 +117,7 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
 
 def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
     """The position terms of a lattice block."""
-    tables = _global_tables(device)
+    tables = global_tables(device)
     qkv, _, *rel_pos = _attention_inputs(config, device, GRID_SIZE)
     steps = lattice_steps(key_tables(False, DENSITY, SparsityConfig()).lattice_offsets)
     q = qkv[0, :, : config.embed_dim].float()[tables["inv_perm"]].view(GRID_SIZE, GRID_SIZE, config.num_heads, -1)
@@ -132,7 +130,7 @@ def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
     )
 
 
-def _stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A residual stream, some cells of which vary more than others, and the parameters of its norm."""
     random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // order.GROUP
     x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, order.GROUP, channels)
@@ -140,22 +138,22 @@ def _stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Te
     return x.half(), random(channels).half(), random(channels).half()
 
 
-def _route(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
+def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
     (x, weight, bias), num_tokens = stream, GRID_SIZE**2
     if selection == "given":
         kept = order.lattice_sequence(num_tokens)[None, : density.kept_tokens(DENSITY, num_tokens, whole_groups=False)]
         return Route("given", share=False, keep_indices=_table(kept, x.device))
     tables = {}
     if selection == "sobel":
-        tables = _global_tables(x.device)
+        tables = global_tables(x.device)
         del tables["rel_index"]
         scores = group_sobel(x, **tables)
     else:
         scores = group_variance(F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON))
-    return Route(selection, True, _clear_cut(scores[0], density.shared_mlp_groups(DENSITY, num_tokens)), **tables)
+    return Route(selection, True, clear_cut(scores[0], density.shared_mlp_groups(DENSITY, num_tokens)), **tables)
 
 
-def _clear_cut(scores: Tensor, wanted: int) -> int:
+def clear_cut(scores: Tensor, wanted: int) -> int:
     """About how many groups to select so that the last one's score is well above the next one's: rounding decides
     nothing, and every correct kernel selects the same."""
     scores = scores.sort(descending=True).values
@@ -163,7 +161,7 @@ def _clear_cut(scores: Tensor, wanted: int) -> int:
     return first + int((scores[:-1] - scores[1:])[first - 1 : wanted + NEAR].argmax())
 
 
-def _received(result: tuple[Tensor, Tensor]) -> Tensor:
+def received(result: tuple[Tensor, Tensor]) -> Tensor:
     """The row that each token receives, 0 for none, whatever order rows are in: (1, N, C)."""
     rows, row_of_token = result
     index = row_of_token.long().clamp(0, rows.shape[1])  # a wrong one must not end the process on the GPU
@@ -172,15 +170,15 @@ def _received(result: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _pack(config: SamConfig, device: torch.device, selection: str) -> Workload:
-    stream = _stream(config, device)
-    route = _route(selection, stream)
+    stream = residual_stream(config, device)
+    route = route_of(selection, stream)
     expected = routed_mlp_pack(*(tensor.float() for tensor in stream), EPSILON, route, "reference")
-    return Workload(lambda: routed_mlp_pack(*stream, EPSILON, route, "triton"), _received(expected), _received)
+    return Workload(lambda: routed_mlp_pack(*stream, EPSILON, route, "triton"), received(expected), received)
 
 
 def _unpack(config: SamConfig, device: torch.device) -> Workload:
-    stream = _stream(config, device)
-    update, row_of_token = routed_mlp_pack(*stream, EPSILON, _route("variance", stream), "reference")
+    stream = residual_stream(config, device)
+    update, row_of_token = routed_mlp_pack(*stream, EPSILON, route_of("variance", stream), "reference")
     return Workload(
         lambda: routed_mlp_unpack(stream[0], update, row_of_token, "triton"),
         routed_mlp_unpack(stream[0].float(), update.float(), row_of_token, "reference"),

@@ -32,7 +32,7 @@ FLOAT32_SCRATCH = {"terms", "scratch", "scores"}
 FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
 
 
-Element = Literal["fp16", "bf16"]
+Element = Literal["fp16", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Compiled:
     """Machine code for one GPU, and what the compiler says about it.
 
     Attributes:
+        entry: the function's name in the code.
         cubin, ptx: the code, and its portable form.
         registers: per thread.
         stack: bytes per thread; more than 0 means that registers were spilled.
@@ -66,6 +67,7 @@ class Compiled:
         num_warps: warps per program.
     """
 
+    entry: str
     cubin: bytes
     ptx: str
     registers: int
@@ -145,8 +147,10 @@ def routed_mlp_variants(embed_dim: int) -> list[Variant]:
     ]
 
 
-def compile_variant(variant: Variant, capability: str, element: Element) -> Compiled:
+def compile_variant(variant: Variant, capability: str, element: Element, ptx_version: int | None = None) -> Compiled:
     """Compile for ``capability``, such as ``9.0``, with the launch settings of that GPU.
+
+    ``ptx_version``, such as 80, writes PTX that drivers of that age take; None leaves it to Triton.
 
     Raises:
         EnvironmentProblem: Triton is not installed, or runs as an interpreter.
@@ -157,23 +161,38 @@ def compile_variant(variant: Variant, capability: str, element: Element) -> Comp
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    launch = settings_for(variant.setting, capability, variant.width)
-    kernel = variant.kernel
-    constants = variant.constants(launch.block)
+    kernel, launch = variant.kernel, settings_for(variant.setting, capability, variant.width)
+    constants = constants_of(variant, capability)
     if "PRECISION" in kernel.arg_names:
-        constants["PRECISION"] = "tf32"
-    signature = {name: "constexpr" if name in constants else _type(name, element) for name in kernel.arg_names}
-    pointers = [index for index, name in enumerate(kernel.arg_names) if signature[name].startswith("*")]
+        constants["PRECISION"] = "ieee" if element == "fp32" else "tf32"
+    arguments = arguments_of(variant, element)
     source = ASTSource(
         kernel,
-        signature,
+        {name: arguments.get(name, "constexpr") for name in kernel.arg_names},
         {(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        {(index,): [["tt.divisibility", 16]] for index in pointers},  # TensorRT and torch align tensors to more
+        {  # TensorRT and torch align tensors to more
+            (index,): [["tt.divisibility", 16]]
+            for index, name in enumerate(kernel.arg_names)
+            if arguments.get(name, "").startswith("*")
+        },
     )
-    compiled = compile(source, target=GPUTarget("cuda", int(capability.replace(".", "")), 32), options=launch.options)
-    registers, stack = _resources(compiled.asm["cubin"])
-    metadata = compiled.metadata
-    return Compiled(compiled.asm["cubin"], compiled.asm["ptx"], registers, stack, metadata.shared, metadata.num_warps)
+    options = launch.options | ({} if ptx_version is None else {"ptx_version": ptx_version})
+    compiled = compile(source, target=GPUTarget("cuda", int(capability.replace(".", "")), 32), options=options)
+    cubin, metadata = compiled.asm["cubin"], compiled.metadata
+    registers, stack = _resources(cubin)
+    ptx = compiled.asm["ptx"]
+    return Compiled(metadata.name, cubin, ptx, registers, stack, metadata.shared, metadata.num_warps)
+
+
+def constants_of(variant: Variant, capability: str) -> dict[str, Any]:
+    """What the variant is compiled for on that GPU, without the precision of float32 products."""
+    return variant.constants(settings_for(variant.setting, capability, variant.width).block)
+
+
+def arguments_of(variant: Variant, element: Element) -> dict[str, str]:
+    """What a launch passes, in this order: the arguments that are no constants, with their Triton types."""
+    constants = {*constants_of(variant, CAPABILITIES[0]), "PRECISION"}
+    return {name: _type(name, element) for name in variant.kernel.arg_names if name not in constants}
 
 
 def _type(name: str, element: Element) -> str:

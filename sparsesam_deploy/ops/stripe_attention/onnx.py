@@ -30,7 +30,7 @@ NODE_INPUTS = (
     "tiles",
     "tile_in_stripe",
 )
-ATTRIBUTES = ("num_heads", "scale")
+ATTRIBUTES = ("num_heads", "scale", "lattice_offsets")
 NOT_A_KEY = -3.0e38
 """Stands in for minus infinity: finite, so that no product with zero can become NaN."""
 
@@ -85,7 +85,12 @@ def symbolic_stripe_attention(
     return torch.onnx.ops.symbolic(
         f"sparsesam::{pattern.node_type}",
         tuple(values[name] for name in pattern.inputs),
-        attrs={"num_heads": num_heads, "scale": (channels // num_heads) ** -0.5, **PLUGIN_ATTRIBUTES},
+        attrs={
+            "num_heads": num_heads,
+            "scale": (channels // num_heads) ** -0.5,
+            "lattice_offsets": stripe.lattice_offsets or 0,
+            **PLUGIN_ATTRIBUTES,
+        },
         dtype=qkv.dtype,
         shape=(*qkv.shape[:2], channels),
         version=1,

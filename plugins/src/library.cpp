@@ -1,0 +1,33 @@
+//! What TensorRT looks for in a plugin library. The library does not register itself: one that does cannot be loaded
+//! with IPluginRegistry::loadLibrary any more. Hosts that only dlopen take libsparsesam_plugins_register.so.
+#include "log.hpp"
+#include "plugin.hpp"
+
+extern "C" {
+
+__attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+{
+    sparsesam::setLogger(finder);
+}
+
+__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count)
+{
+    static auto const creators = [] {
+        auto all = sparsesam::attentionCreators();
+        for (auto& creator : sparsesam::routedMlpCreators()) {
+            all.push_back(std::move(creator));
+        }
+        return all;
+    }();
+    static auto const addresses = [] {
+        std::vector<nvinfer1::IPluginCreatorInterface*> pointers;
+        for (auto const& creator : creators) {
+            pointers.push_back(creator.get());
+        }
+        return pointers;
+    }();
+    count = static_cast<std::int32_t>(addresses.size());
+    return addresses.data();
+}
+
+} // extern "C"
