@@ -18,7 +18,6 @@
 #include <iterator>
 #include <map>
 #include <memory>
-#include <set>
 #include <sstream>
 #include <vector>
 
@@ -59,9 +58,11 @@ void* open(char const* path)
     return library ? library : (stop(dlerror()), nullptr);
 }
 
+constexpr char kCreatorKind[] = "PLUGIN CREATOR_V3ONE";
+
 IPluginCreatorV3One* v3(IPluginCreatorInterface* creator)
 {
-    if (std::strcmp(creator->getInterfaceInfo().kind, "PLUGIN CREATOR_V3ONE") != 0) {
+    if (std::strcmp(creator->getInterfaceInfo().kind, kCreatorKind) != 0) {
         stop("a creator of another kind than IPluginCreatorV3One");
     }
     return static_cast<IPluginCreatorV3One*>(creator);
@@ -78,19 +79,25 @@ std::vector<IPluginCreatorV3One*> creatorsOf(char const* pluginLibrary, char con
         std::transform(all, all + count, std::back_inserter(creators), v3);
         return creators;
     }
-    void* const runtime = open(runtimeLibrary);
+    void* const runtime = dlopen(runtimeLibrary, RTLD_NOW | RTLD_LOCAL); // as Python and serving backends load it
+    if (!runtime) {
+        stop(dlerror());
+    }
     if (symbol<std::int32_t (*)()>(runtime, "getInferLibVersion")() / 10000 != NV_TENSORRT_MAJOR) {
         stop("the runtime is of another major release than the headers"); // the registry's interface differs
     }
     auto* const registry = symbol<IPluginRegistry* (*)()>(runtime, "getPluginRegistry")();
-    auto* const* const known = registry->getAllCreators(&count);
-    std::set<IPluginCreatorInterface*> const before(known, known + count); // must not be asked for anything here
-    if (!registry->loadLibrary(pluginLibrary)) {
-        stop("the registry did not load the library");
+    bool const registersItself = std::string(pluginLibrary).find("_register") != std::string::npos;
+    if (registersItself ? !dlopen(pluginLibrary, RTLD_NOW | RTLD_LOCAL) : !registry->loadLibrary(pluginLibrary)) {
+        stop("the library was not loaded");
     }
     auto* const* const all = registry->getAllCreators(&count);
     for (std::int32_t i = 0; i < count; ++i) {
-        if (!before.count(all[i])) {
+        if (std::strcmp(all[i]->getInterfaceInfo().kind, kCreatorKind) != 0) {
+            continue;
+        }
+        std::string const name = v3(all[i])->getPluginName();
+        if (name.rfind("StripeAttention", 0) == 0 || name.rfind("RoutedMlp", 0) == 0) { // TensorRT has some of its own
             creators.push_back(v3(all[i]));
         }
     }
@@ -286,15 +293,17 @@ private:
             std::copy_n(mOutputs[i].dims.d, mOutputs[i].dims.nbDims, std::ostream_iterator<std::int64_t>(std::cout << " ", " "));
             std::cout << "\n";
         }
-        std::cout << "formats";
+        std::ostringstream formats;
         for (std::int32_t pos = 0; pos < inputs + outputs; ++pos) {
             auto poisoned = io; // what lies behind pos is not decided yet
             std::fill(poisoned.begin() + pos + 1, poisoned.end(), DynamicPluginTensorDesc{});
-            std::cout << " " << build.supportsFormatCombination(pos, poisoned.data(), inputs, outputs);
+            formats << " " << build.supportsFormatCombination(pos, poisoned.data(), inputs, outputs);
             poisoned[pos].desc.format = TensorFormat::kCHW32;
-            std::cout << build.supportsFormatCombination(pos, poisoned.data(), inputs, outputs);
+            formats << build.supportsFormatCombination(pos, poisoned.data(), inputs, outputs);
         }
-        std::cout << "\nconfigure " << build.configurePlugin(io.data(), inputs, io.data() + inputs, outputs) << "\n";
+        std::cout << "formats" << formats.str() << "\n";
+        std::int32_t const configured = build.configurePlugin(io.data(), inputs, io.data() + inputs, outputs);
+        std::cout << "configure " << configured << "\n";
         mWorkspace = build.getWorkspaceSize(io.data(), inputs, io.data() + inputs, outputs);
         std::cout << "workspace " << mWorkspace << "\n";
     }
