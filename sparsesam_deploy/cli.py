@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import cli_options as options
+from .cli_triton import triton
 from .errors import InvalidInput, SparseSamError
 
 INTERRUPTED = 130
@@ -47,7 +48,7 @@ def cli() -> None:
 )
 @options.export_choices
 @options.engine_choices
-@options.plugin_library
+@options.plugin_choices
 @options.check_choices
 @click.option("--overlay", is_flag=True, help="Also draw overlay.png: dense masks, sparse masks, kept tokens.")
 @options.output
@@ -60,12 +61,14 @@ def build(
     junit: Path | None,
     overlay: bool,
     plugin_library: Path | None,
+    no_plugins: bool,
     as_json: bool,
     **choices: Any,
 ) -> int:
     """Export, build the engine and prove it: encoder.onnx, decoder.onnx, encoder.engine, manifest.json, parity.json."""
     from .engines import build as building
     from .export.recipe import ExportRecipe
+    from .plugins import choose_library
     from .progress import Stages
 
     chosen = ExportRecipe.merge(recipe, choices)
@@ -76,7 +79,7 @@ def build(
         _engine_options({name: getattr(chosen, name) for name in ENGINE_FIELDS}, chosen.batch),
         _samples(images),
         Stages(progress_console),
-        plugin_library,
+        choose_library(chosen.builder, plugin_library, no_plugins),
         min_dense_iou,
         overlay,
     )
@@ -130,21 +133,29 @@ def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any
 )
 @click.argument("encoder", type=click.Path(path_type=Path), metavar="ENCODER.ONNX")
 @options.engine_choices
-@options.plugin_library
+@options.plugin_choices
 @options.output
 @options.as_json
 def engine(
-    encoder: Path, builder: str | None, plugin_library: Path | None, output: Path, as_json: bool, **choices: Any
+    encoder: Path,
+    builder: str | None,
+    plugin_library: Path | None,
+    no_plugins: bool,
+    output: Path,
+    as_json: bool,
+    **choices: Any,
 ) -> None:
     """Build encoder.engine and manifest.json from an exported encoder."""
     from .engines.build import build_engine_only
     from .export.metadata import load_exported
+    from .plugins import choose_library
     from .progress import Stages
 
     _require_builder(builder)
+    library = choose_library(builder, plugin_library, no_plugins)
     _, metadata = load_exported(encoder, "encoder")
     engine_options = _engine_options(choices, tuple(metadata["batch"]))
-    manifest = build_engine_only(encoder, output, builder, engine_options, plugin_library, Stages(progress_console))
+    manifest = build_engine_only(encoder, output, builder, engine_options, library, Stages(progress_console))
     if as_json:
         _print_json(manifest.model_dump(mode="json"))
     else:
@@ -271,6 +282,34 @@ def tune_kernels(models: tuple[str, ...], output: Path, as_json: bool) -> int:
     else:
         report.print(console)
     return 0 if report.passed else 1
+
+
+@cli.command(
+    "plugin-path",
+    short_help="Print the plugin library's path, for other programs.",
+    epilog="\b\nExamples:\n  trtexec --loadEngine=encoder.engine --dynamicPlugins=$(sparsesam-export plugin-path)\n"
+    "  polygraphy run encoder.engine --trt --plugins $(sparsesam-export plugin-path --register)",
+)
+@click.option("--register", is_flag=True, help="The library that registers the plugins when it is loaded.")
+@options.as_json
+def plugin_path(register: bool, as_json: bool) -> None:
+    """Print the path of the TensorRT plugin library.
+
+    Programs that load plugin libraries by TensorRT's own interface (trtexec, registry.load_library) take it as it is;
+    those that only dlopen (Polygraphy, Triton Inference Server, ONNX Runtime) take the one of --register.
+    """
+    from .plugins import HOSTS, REGISTER, find_library, tensorrt_major
+
+    library = find_library()
+    if as_json:
+        paths = {"library": str(library), "register": str(library.with_name(REGISTER))}
+        commands = {name: command.format(**paths) for name, command in HOSTS.items()}
+        _print_json({**paths, "tensorrt_major": tensorrt_major(library), "commands": commands})
+    else:
+        click.echo(library.with_name(REGISTER) if register else library)
+
+
+cli.add_command(triton)
 
 
 def _require_builder(builder: str | None) -> None:

@@ -142,10 +142,16 @@ engine_choices = _together(
     ),
 )
 
-plugin_library = click.option(
-    "--plugin-library",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="tensorrt: library whose plugins replace the function bodies of the custom nodes.",
+plugin_choices = _together(
+    click.option(
+        "--plugin-library",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help="tensorrt: library whose plugins the custom nodes become.  [default: the installed one]",
+    ),
+    click.option(
+        "--no-plugins", is_flag=True, help="tensorrt: build the custom nodes from their function bodies, slower."
+    ),
 )
 
 check_choices = _together(

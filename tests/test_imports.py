@@ -19,6 +19,8 @@ OPTIONAL = (
     "transformers",
     "timm",
     "segment_anything_hq",
+    "tritonclient",
+    "triton_python_backend_utils",
 )
 MODULES = sorted(
     module.name

@@ -10,6 +10,9 @@ __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFin
     sparsesam::setLogger(finder);
 }
 
+//! The release whose interfaces this library was built with; the loader compares it with the one that is installed.
+__attribute__((visibility("default"))) std::int32_t sparsesamTensorRTMajor() { return NV_TENSORRT_MAJOR; }
+
 __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count)
 {
     static auto const creators = [] {

@@ -15,7 +15,8 @@ from typing import Literal, get_args
 
 import psutil
 
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, SparseSamError
+from ..plugins import find_library, tensorrt_major
 from .builder import BuilderName, load_builder
 from .cuda import cuda_devices
 
@@ -137,11 +138,12 @@ def _driver_version() -> str | None:
 
 
 def _plugin_library() -> Iterator[Finding]:
-    libraries = sorted((Path(__file__).parents[1] / "plugins").glob("*sparsesam*.so"))
-    if libraries:
-        yield Finding("plugin library", str(libraries[0]))
-    else:
-        yield Finding("plugin library", "not built: engines use the portable function bodies", "note")
+    try:
+        library = find_library()
+        yield Finding("plugin library", f"{library}, for TensorRT {tensorrt_major(library)}")
+    except SparseSamError as problem:
+        reason, _, remedy = str(problem).rstrip(".").partition(": ")
+        yield Finding("plugin library", f"{reason}; engines by tensorrt need it or --no-plugins", "note", remedy)
 
 
 def _memory() -> Iterator[Finding]:

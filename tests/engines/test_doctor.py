@@ -15,6 +15,7 @@ import pytest
 from sparsesam_deploy.engines import cuda, doctor
 from sparsesam_deploy.engines.cuda import CudaDevice, cuda_devices
 from sparsesam_deploy.engines.doctor import Finding, examine
+from sparsesam_deploy.errors import EnvironmentProblem
 
 from .graphs import install_tensorrt
 
@@ -138,12 +139,14 @@ def test_nvidia_smi_may_be_absent_or_hang(monkeypatch, failure):
     assert findings()["driver"] == Finding("driver", "none", "note")
 
 
-def test_a_plugin_library_is_found(monkeypatch, tmp_path, no_gpu):
-    library = tmp_path / "plugins" / "libsparsesam_plugins.so"
-    library.parent.mkdir()
-    library.touch()
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "engines" / "doctor.py"))
-    assert findings()["plugin library"] == Finding("plugin library", str(library))
+def test_without_a_plugin_library_it_says_how_to_get_one(monkeypatch, no_gpu):
+    def missing():
+        raise EnvironmentProblem("the plugin library is not installed: SPARSESAM_NATIVE=1 pip install .")
+
+    monkeypatch.setattr(doctor, "find_library", missing)
+    finding = findings()["plugin library"]
+    assert finding.status == "note" and finding.remedy == "SPARSESAM_NATIVE=1 pip install ."
+    assert "--no-plugins" in finding.value
 
 
 def test_torch_is_not_imported():

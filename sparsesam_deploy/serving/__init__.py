@@ -1,0 +1,1 @@
+"""A Triton Inference Server repository from what ``sparsesam-export build`` made."""

@@ -1,0 +1,1 @@
+"""Models of Triton's python backend, copied into the repository as they are: NumPy and Pillow is all they import."""

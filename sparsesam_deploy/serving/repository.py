@@ -1,0 +1,177 @@
+"""Write a Triton Inference Server repository: whole models and versions, or nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from ..artifacts import output_folder, sha256_file
+from ..errors import InvalidInput
+from ..progress import Stages
+from .config import schema
+from .launch import DOCKERFILE, REGISTRATION_LIBRARY, Launch, readme
+from .options import ServingOptions
+from .pipeline import ENSEMBLES, PYTHON_MODELS, model_set
+from .source import Network, Platform, Source, check_alike, check_platform
+
+CONFIG = "config.pbtxt"
+ONNX, PYTHON, KEPT = "model.onnx", "model.py", ".keep"
+"""Triton's own names; an ensemble has an empty version folder, which an object store would lose without a file."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What was written: model names, how to start the server, and whether it joins requests to batches."""
+
+    output: Path
+    options: ServingOptions
+    models: tuple[str, ...]
+    max_batch_size: int
+    launch: Launch
+
+    def as_json(self) -> dict:
+        return {
+            "output": str(self.output),
+            "name": self.options.name,
+            "version": self.options.version,
+            "models": list(self.models),
+            "max_batch_size": self.max_batch_size,
+            "server_command": shlex.join(self.launch.server),
+            "docker_build": self.launch.build,
+            "docker_run": self.launch.docker,
+            "container": self.launch.container,
+        }
+
+
+def write_repository(
+    folders: Sequence[Path],
+    output: Path,
+    options: ServingOptions,
+    stages: Stages,
+    registration_library: Path | None = None,
+) -> Repository:
+    """Serve the builds in ``folders``, one model for one or several GPUs, from the repository ``output``.
+
+    A repository that is there already gets another model, or another version of this one; nothing in it is overwritten.
+
+    Args:
+        registration_library: ``libsparsesam_plugins_register.so``, if it is not in the first folder.
+
+    Raises:
+        InvalidInput: folders that cannot be served so or together, or a model and version that are there already.
+        CheckFailed: files that do not match their manifest.
+        EnvironmentProblem: tritonclient is missing.
+    """
+    schema()
+    with stages("check files"):
+        sources = [Source.read(folder) for folder in folders]
+        check_platform(sources, options.platform, options.decoder_platform)
+        check_alike(sources)
+        first, manifest = sources[0].folder, sources[0].manifest
+        encoder = Network.read(first / manifest.encoder_onnx.name, "encoder")
+        decoder = Network.read(first / manifest.decoder_onnx.name, "decoder")
+    plans = {capability: _plan(source) for source in sources for capability in source.capabilities}
+    models = model_set(manifest, encoder, decoder, options, plans)
+    launch = Launch.of(output, manifest, options)
+    names = tuple(config.name for config in models.values())
+    with output_folder(output) as folder, stages("copy files"):
+        configs = {config.name: text_format.MessageToString(config) for config in models.values()}
+        _check_free(output, configs, options.version)
+        libraries = _libraries(sources[0], options.platform, registration_library)
+        _check_libraries(output, libraries)
+        for name, text in configs.items():
+            (folder / name / str(options.version)).mkdir(parents=True)
+            (folder / name / CONFIG).write_text(text, encoding="utf-8")
+        for part, contents in _content(sources, options).items():
+            for name, source in contents.items():
+                shutil.copyfile(source, folder / models[part].name / str(options.version) / name)
+        for part in ENSEMBLES:
+            (folder / models[part].name / str(options.version) / KEPT).touch()
+        for library in libraries.values():
+            shutil.copyfile(library, folder / library.name)
+        (folder / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
+        (folder / f"README-{options.name}.md").write_text(readme(launch, manifest, options, names), encoding="utf-8")
+        _add_versions(folder, output, names, options.version)
+    return Repository(output, options, names, models["encoder"].max_batch_size, launch)
+
+
+def _content(sources: Sequence[Source], options: ServingOptions) -> dict[str, dict[str, Path]]:
+    """Where the files of each part of the repository come from, by the names they get."""
+    (first, *_), content = sources, {part: {} for part in ("encoder", "decoder", *PYTHON_MODELS)}
+    manifest = first.manifest
+    for part, platform, network, engine in (
+        ("encoder", options.platform, manifest.encoder_onnx, "engine"),
+        ("decoder", options.decoder_platform, manifest.decoder_onnx, "decoder_engine"),
+    ):
+        if platform == "onnxruntime":
+            content[part][ONNX] = first.folder / network.name
+        else:
+            content[part] = {_plan(source): source.folder / getattr(source.manifest, engine).name for source in sources}
+    if options.platform == "onnxruntime":
+        content["encoder"] |= {file.name: first.folder / file.name for file in manifest.weight_files}
+    for part in PYTHON_MODELS:
+        content[part][PYTHON] = Path(str(files("sparsesam_deploy.serving.models") / f"{part}.py"))
+    return content
+
+
+def _plan(source: Source) -> str:
+    """``sm90.plan``: never ``model.plan``, which Triton would load on a GPU that no engine is for."""
+    return "_".join(source.manifest.compute_capabilities).lower() + ".plan"
+
+
+def _libraries(source: Source, platform: Platform, registration: Path | None) -> dict[str, Path]:
+    """The plugin library and the one that registers it, by name; none where no engine needs plugins.
+
+    Raises:
+        InvalidInput: the registering library is not to be found, or named and not needed.
+    """
+    if platform != "tensorrt_plan" or not source.manifest.plugins:
+        if registration is not None:
+            raise InvalidInput(f"{registration} is not needed: nothing that is served uses plugins; leave it out.")
+        return {}
+    found = source.folder / REGISTRATION_LIBRARY if registration is None else registration
+    if not found.is_file() or found.name != REGISTRATION_LIBRARY:
+        raise InvalidInput(
+            f"{found} is no {REGISTRATION_LIBRARY}, through which Triton gets the engine's plugins; name the one that "
+            "was built with the plugin library with --registration-library."
+        )
+    names = {plugin.library for plugin in source.manifest.plugins}
+    return {name: source.folder / name for name in sorted(names)} | {REGISTRATION_LIBRARY: found}
+
+
+def _check_libraries(output: Path, libraries: Mapping[str, Path]) -> None:
+    for name, library in libraries.items():
+        if (output / name).is_file() and sha256_file(output / name) != sha256_file(library):
+            raise InvalidInput(
+                f"{output / name}, which the engines there need, is another library than {library}; a server has one "
+                "for all of its engines, so choose another --output."
+            )
+
+
+def _check_free(output: Path, configs: Mapping[str, str], version: int) -> None:
+    for name, text in configs.items():
+        there = output / name
+        if (there / str(version)).exists():
+            raise InvalidInput(
+                f"{there} has a version {version}; give --version {version + 1}, --name, or another --output."
+            )
+        if there.exists() and (not (there / CONFIG).is_file() or (there / CONFIG).read_text("utf-8") != text):
+            raise InvalidInput(
+                f"{there / CONFIG}, which is for all versions of {name}, says something else than is asked for now; "
+                "choose another --name or --output."
+            )
+
+
+def _add_versions(folder: Path, output: Path, names: Sequence[str], version: int) -> None:
+    """Move new versions of models that are there already; what is left in ``folder`` is new as a whole."""
+    for name in names:
+        if (output / name).exists():
+            os.replace(folder / name / str(version), output / name / str(version))
+            shutil.rmtree(folder / name)
