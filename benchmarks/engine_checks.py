@@ -74,12 +74,14 @@ def engine_outcome(builder: str, dtype: str) -> Outcome:
         from sparsesam_deploy.engines.options import EngineOptions
         from sparsesam_deploy.engines.samples import shipped_samples
         from sparsesam_deploy.export.recipe import ExportRecipe
+        from sparsesam_deploy.plugins import choose_library
         from sparsesam_deploy.progress import Stages
 
+        library = choose_library(builder, None, without=False)
         recipe = ExportRecipe(model="nano", dtype=dtype, builder=builder)
         with tempfile.TemporaryDirectory() as folder:
             stages = Stages(Console(stderr=True))
-            report = build(recipe, Path(folder), EngineOptions(), shipped_samples(), stages).report
+            report = build(recipe, Path(folder), EngineOptions(), shipped_samples(), stages, library).report
     except (EnvironmentProblem, ImportError) as problem:
         return Outcome(name, "not run", str(problem))
     except SparseSamError as error:

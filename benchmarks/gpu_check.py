@@ -202,7 +202,7 @@ def parts(compiled: bool) -> list[Part]:
         return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
 
     return [
-        Part("kernel tests", 160, tests, judge_tests, writes_json=False, why_not=pytest_missing),
+        Part("kernel tests", 115, tests, judge_tests, writes_json=False, why_not=pytest_missing),
         Part(
             "memory check",
             50,
@@ -214,6 +214,7 @@ def parts(compiled: bool) -> list[Part]:
         ),
         Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
         Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part("plugins", 45, module("plugin_checks"), judge_checks("plugins")),
         Part("attention", 65, module("attention_speed"), judge_benchmark("attention")),
         encoder("vit_b", 35),
         encoder("vit_l", 40),

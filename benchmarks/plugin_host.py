@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -69,26 +69,37 @@ def input_lines(node: Node, folder: Path | None = None) -> list[str]:
 
 
 def enqueue(
-    build: Path, node: Node, mode: str, folder: Path, environment: dict[str, str] | None = None
-) -> list[list[Tensor]]:
-    """The outputs of the node on the GPU, once for each execution context (``mode`` "two" has two).
+    build: Path,
+    node: Node,
+    modes: Sequence[str],
+    folder: Path,
+    prefix: Sequence[str] = (),
+    environment: dict[str, str] | None = None,
+) -> dict[str, list[list[Tensor]]]:
+    """The outputs of the node on the GPU by mode, once for each execution context.
 
-    ``mode`` "plain" enqueues once, "graph" replays a captured CUDA graph, "two" enqueues on two streams in turns.
+    Args:
+        modes: "plain" enqueues once, "graph" replays a captured CUDA graph, "two" enqueues on two streams in turns,
+            from two execution contexts.
+        folder: for inputs and outputs.
+        prefix: a command to run the host program under, such as compute-sanitizer.
 
     Raises:
         HostFailed: as `run_host`, or the plugin refused something.
     """
     script = [*node_script(node.node_type, node.attributes), *input_lines(node, folder)]
-    answers = run_host(
-        build, [*script, f"describe {len(node.expected[0])}", f"run {mode} {folder}/out"], None, environment
-    )
-    if "configure 0" not in answers or "enqueue 0" not in answers:
+    script += [f"describe {len(node.expected[0])}", *(f"run {mode} {folder}/{mode}" for mode in modes)]
+    answers = drive([*prefix, build / HOST, build / LIBRARY], script, environment)
+    if "configure 0" not in answers or answers.count("enqueue 0") != len(modes):
         raise HostFailed("\n".join(answers))
     shapes = [list(map(int, line.split()[1:])) for line in answers if line.startswith("output ")]
-    return [
-        [_read(folder / f"out{context}_{index}", *shape) for index, shape in enumerate(shapes)]
-        for context in range(2 if mode == "two" else 1)
-    ]
+    return {
+        mode: [
+            [_read(folder / f"{mode}{context}_{index}", *shape) for index, shape in enumerate(shapes)]
+            for context in range(2 if mode == "two" else 1)
+        ]
+        for mode in modes
+    }
 
 
 def _read(path: Path, data_type: int, *shape: int) -> Tensor:

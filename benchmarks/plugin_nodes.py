@@ -79,16 +79,16 @@ PACKS = {
 }
 
 
-def nodes(config: SamConfig, dtype: torch.dtype, batch: int) -> Iterator[Node]:
-    """Every node type in every form, at the shapes of ``config``."""
+def nodes(config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Iterator[Node]:
+    """Every node type in every form, at the shapes of ``config``; answers are computed on ``device``."""
     for name in STRIPES:
-        yield attention_node(name, config, dtype, batch)
+        yield attention_node(name, config, dtype, batch, device)
     for name in PACKS:
-        yield pack_node(name, config, dtype, batch)
-    yield unpack_node(config, dtype, batch)
+        yield pack_node(name, config, dtype, batch, device)
+    yield unpack_node(config, dtype, batch, device)
 
 
-def attention_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int) -> Node:
+def attention_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Node:
     """A ``StripeAttention*`` node; position tables matter as much as the products q . k."""
     sparsity, windowed, density = STRIPES[name]
     static = key_tables(windowed, density, sparsity)
@@ -115,10 +115,8 @@ def attention_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int)
     }
     random = {key: tensor.to(dtype) for key, tensor in random.items()}
     pattern = Pattern(windowed, "keys" not in given, sparsity.order == "ranked", "tiles" in given)
-    single = {key: tensor.float() for key, tensor in random.items()}
-    expected = stripe_attention(
-        single["qkv"], single["qkv_bias"], single["rel_pos_h"], single["rel_pos_w"], stripe, config.num_heads
-    )
+    single = (random[key].float().to(device) for key in ("qkv", "qkv_bias", "rel_pos_h", "rel_pos_w"))
+    expected = stripe_attention(*single, _moved(stripe, device), config.num_heads).cpu()
     everything = {**vars(stripe), **random}
     return Node(
         name,
@@ -140,29 +138,35 @@ def _images(config: SamConfig, dtype: torch.dtype, batch: int) -> tuple[Tensor, 
     return x.to(dtype), weight.to(dtype), bias.to(dtype)
 
 
-def pack_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int) -> Node:
+def pack_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Node:
     """A ``RoutedMlpPack*`` node, whose selection no rounding can change."""
     selection, share = PACKS[name]
     stream = _images(config, dtype, batch)
     route = replace(route_of(selection, _images(config, dtype, 1)), share=share)
     pack = Pack(selection, share)
     everything = {**vars(route), **dict(zip(("x", "weight", "bias"), stream, strict=True))}
-    expected = routed_mlp_pack(*(tensor.float() for tensor in stream), EPSILON, route)
+    expected = routed_mlp_pack(*(tensor.float().to(device) for tensor in stream), EPSILON, _moved(route, device))
     return Node(
         name,
         pack.node_type,
         {key: everything[key] for key in pack.inputs},
         {"epsilon": EPSILON, "num_groups": route.num_groups},
-        expected,
+        tuple(tensor.cpu() for tensor in expected),
     )
 
 
-def unpack_node(config: SamConfig, dtype: torch.dtype, batch: int) -> Node:
+def _moved(tables: Stripe | Route, device: torch.device) -> Stripe | Route:
+    tensors = {key: value.to(device) for key, value in vars(tables).items() if isinstance(value, Tensor)}
+    return replace(tables, **tensors)
+
+
+def unpack_node(config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Node:
     """The ``RoutedMlpUnpack`` node, most tokens of which receive an update."""
     stream = _images(config, dtype, batch)
     route = route_of("variance", _images(config, dtype, 1))
     skipped = Route(route.selection, False, route.num_groups)
     update, row_of_token = routed_mlp_pack(*stream, EPSILON, skipped)
-    expected = routed_mlp_unpack(stream[0].float(), update.float(), row_of_token)
+    single = (tensor.to(device) for tensor in (stream[0].float(), update.float(), row_of_token))
+    expected = routed_mlp_unpack(*single).cpu()
     inputs = dict(zip(UNPACK_INPUTS, (stream[0], update, row_of_token), strict=True))
     return Node("unpack", UNPACK, inputs, {}, (expected,))

@@ -141,11 +141,11 @@ def test_nvidia_smi_may_be_absent_or_hang(monkeypatch, failure):
 
 def test_without_a_plugin_library_it_says_how_to_get_one(monkeypatch, no_gpu):
     def missing():
-        raise EnvironmentProblem("the plugin library is not installed: SPARSESAM_NATIVE=1 pip install .")
+        raise EnvironmentProblem("the plugin library is not installed: SPARSESAM_NATIVE=1 pip install x.")
 
     monkeypatch.setattr(doctor, "find_library", missing)
     finding = findings()["plugin library"]
-    assert finding.status == "note" and finding.remedy == "SPARSESAM_NATIVE=1 pip install ."
+    assert finding.status == "note" and finding.remedy == "SPARSESAM_NATIVE=1 pip install x"
     assert "--no-plugins" in finding.value
 
 
