@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import cli_options as options
+from .cli_benchmark import benchmark
 from .cli_triton import triton
 from .errors import InvalidInput, SparseSamError
 
@@ -22,6 +23,7 @@ ENGINE_FIELDS = (
     "workspace_mib",
     "builder_optimization_level",
     "version_compatible",
+    "embed_plugins",
     "timing_cache",
 )
 
@@ -309,6 +311,7 @@ def plugin_path(register: bool, as_json: bool) -> None:
         click.echo(library.with_name(REGISTER) if register else library)
 
 
+cli.add_command(benchmark)
 cli.add_command(triton)
 
 

@@ -150,6 +150,12 @@ plugin_choices = _together(
         help="tensorrt: library whose plugins the custom nodes become.  [default: the installed one]",
     ),
     click.option(
+        "--embed-plugins",
+        is_flag=True,
+        default=None,
+        help="tensorrt: put the plugin library into the engine, which then loads without it.",
+    ),
+    click.option(
         "--no-plugins", is_flag=True, help="tensorrt: build the custom nodes from their function bodies, slower."
     ),
 )

@@ -17,7 +17,7 @@ from sparsesam_deploy.engines import tolerance
 from sparsesam_deploy.engines.samples import SHIPPED
 from sparsesam_deploy.model.config import PRESETS
 
-FILES = {"encoder.onnx", "decoder.onnx", "encoder.engine", "manifest.json", "parity.json"}
+FILES = {"encoder.onnx", "decoder.onnx", "encoder.engine", "decoder.engine", "manifest.json", "parity.json"}
 TOOL = Path(sys.executable).with_name("sparsesam-export")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..export.metadata import load_exported, weight_files
 from ..export.recipe import ExportRecipe
 from ..model.checkpoint import LoadedSam
 from ..model.encoder import SparseSamEncoder
+from ..plugins import REGISTER
 from ..progress import Stages
 from .builder import BuilderName, BuiltEngine, EngineOptions, build_engine, check_buildable
 from .manifest import MANIFEST, BatchProfile, Checkpoint, EngineManifest, FileRecord, Preprocessing, Sparsity
@@ -25,10 +26,11 @@ from .report import ParityReport, write_json
 from .samples import Sample
 from .verify import Verifier
 
-ENCODER, DECODER, ENGINE = "encoder.onnx", "decoder.onnx", "encoder.engine"
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+ENGINE, DECODER_ENGINE = "encoder.engine", "decoder.engine"
 PARITY, OVERLAY, REJECTED = "parity.json", "overlay.png", "rejected"
-ABOUT_AN_ENGINE = (PARITY, OVERLAY)
-"""What says something about the engine of a folder, and must not outlive it."""
+ABOUT_AN_ENGINE = (PARITY, OVERLAY, DECODER_ENGINE)
+"""What belongs to the engine of a folder, and must not outlive it."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,13 @@ def export(recipe: ExportRecipe, folder: Path, stages: Stages) -> LoadedSam:
 def make_engine(
     folder: Path, builder: BuilderName, options: EngineOptions, plugin_library: Path | None, stages: Stages
 ) -> EngineManifest:
-    """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``; returns its manifest, not yet written.
+    """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``, and ``decoder.engine`` if there is a decoder.
 
-    The plugin library is copied along, since the engine needs that very one.
+    The plugin library is copied along, since the encoder's engine needs that very one, with the one that registers it
+    for programs that only dlopen; a decoder has no custom nodes.
+
+    Returns:
+        The manifest of both, not yet written.
     """
     model, metadata = load_exported(folder / ENCODER)
     sidecars = [folder / name for name in weight_files(model)]
@@ -64,21 +70,34 @@ def make_engine(
     with stages(f"build engine, {builder}") as advance:
         built = build_engine(folder / ENCODER, builder, options, advance, plugin_library)
         (folder / ENGINE).write_bytes(built.data)
+    built_decoder = None
+    if (folder / DECODER).is_file():
+        with stages(f"build decoder engine, {builder}") as advance:
+            built_decoder = build_engine(folder / DECODER, builder, replace(options, embed_plugins=False), advance)
+            (folder / DECODER_ENGINE).write_bytes(built_decoder.data)
     if plugin_library is not None:
-        shutil.copyfile(plugin_library, folder / plugin_library.name)
-    return _manifest(folder, metadata, sidecars, built, options, stages)
+        for library in (plugin_library, plugin_library.with_name(REGISTER)):
+            if library.is_file():
+                shutil.copyfile(library, folder / library.name)
+    return _manifest(folder, metadata, sidecars, built, built_decoder, options, stages)
 
 
 def _manifest(
-    folder: Path, metadata: dict, sidecars: list[Path], built: BuiltEngine, options: EngineOptions, stages: Stages
+    folder: Path,
+    metadata: dict,
+    sidecars: list[Path],
+    built: BuiltEngine,
+    decoder: BuiltEngine | None,
+    options: EngineOptions,
+    stages: Stages,
 ) -> EngineManifest:
-    decoder = folder / DECODER
     low, opt, high = metadata["batch"]
     return EngineManifest(
         engine=FileRecord.of(folder / ENGINE),
+        decoder_engine=None if decoder is None else FileRecord.of(folder / DECODER_ENGINE),
         encoder_onnx=FileRecord.of(folder / ENCODER),
         weight_files=tuple(FileRecord.of(path) for path in sidecars),
-        decoder_onnx=FileRecord.of(decoder) if decoder.is_file() else None,
+        decoder_onnx=None if decoder is None else FileRecord.of(folder / DECODER),
         checkpoint=Checkpoint(**metadata["checkpoint"]),
         family=metadata["family"],
         builder=built.builder,
@@ -87,13 +106,15 @@ def _manifest(
         compute_capabilities=built.compute_capabilities,
         plugins=built.plugins,
         precision=metadata["dtype"],
+        gelu=metadata["gelu"],
         sparsity=Sparsity(**{name: metadata[name] for name in Sparsity.model_fields}),
         preprocessing=Preprocessing(**metadata["preprocessing"]),
         batch=BatchProfile(min=low, opt=opt, max=high),
         packages=metadata["versions"],
         created=datetime.now(timezone.utc),
         audit=built.audit,
-        warnings=built.warnings,
+        decoder_audit=None if decoder is None else decoder.audit,
+        warnings=built.warnings if decoder is None else tuple(dict.fromkeys(built.warnings + decoder.warnings)),
         parity=None,
         stages=tuple(stages.records),
     )
@@ -149,7 +170,7 @@ def build_engine_only(
     plugin_library: Path | None,
     stages: Stages,
 ) -> EngineManifest:
-    """``encoder.engine`` and ``manifest.json`` for an exported encoder, whose ONNX files are copied along.
+    """Engines and ``manifest.json`` for an exported encoder and the decoder beside it; their ONNX files come along.
 
     Raises:
         CheckFailed: an audit finding, or the decoder beside the encoder is of another checkpoint.

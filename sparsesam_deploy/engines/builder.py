@@ -11,13 +11,14 @@ from typing import Any, get_args
 
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
+from ..plugins import tensorrt_major
 from ..progress import Advance
 from .audit import AuditReport, audit_network
 from .cuda import cuda_devices
 from .graph import GraphFacts
 from .manifest import BuilderName, PluginRequirement
-from .monitor import Messages, make_logger, make_monitor, plain, run_cancellable
-from .options import RTX_COMPUTE_CAPABILITIES, EngineOptions
+from .monitor import Messages, logger_into, make_monitor, plain, run_cancellable
+from .options import DECODER_PROFILE, RTX_COMPUTE_CAPABILITIES, EngineOptions
 
 __all__ = ["BuilderName", "BuiltEngine", "EngineOptions", "build_engine", "load_builder"]
 
@@ -80,14 +81,22 @@ def check_buildable(builder: BuilderName, options: EngineOptions, plugin_library
 
     Raises:
         InvalidInput: ``builder`` cannot honour an option.
-        EnvironmentProblem: as `load_builder`.
+        EnvironmentProblem: as `load_builder`, or the plugin library is of another release of TensorRT.
     """
     options.check_for(builder)
     if builder == "tensorrt-rtx" and plugin_library is not None:
         raise InvalidInput(
             f"tensorrt-rtx cannot build the plugins of {plugin_library}; leave them out or use --builder tensorrt."
         )
-    return load_builder(builder)
+    if options.embed_plugins and plugin_library is None:
+        raise InvalidInput("--embed-plugins has no plugins to embed; leave out --no-plugins or --embed-plugins.")
+    trt = load_builder(builder)
+    if plugin_library is not None and (major := tensorrt_major(plugin_library)) != int(trt.__version__.split(".")[0]):
+        raise EnvironmentProblem(
+            f"{plugin_library} was built for TensorRT {major}, but {trt.__version__} is installed; build it again with "
+            "the headers of that release (plugins/README.md)."
+        )
+    return trt
 
 
 def build_engine(
@@ -124,7 +133,7 @@ class _Build:
     ) -> None:
         self.trt, self.name, self.options, self.onnx_path, self.facts = trt, builder, options, onnx_path, facts
         self.messages = Messages()
-        self.logger = make_logger(trt, self.messages)
+        self.logger = logger_into(trt, self.messages)
         self.builder = trt.Builder(self.logger)
         # TensorRT 11 is always strongly typed and may drop the flag; 10.x builds weakly typed networks without it.
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -141,7 +150,7 @@ class _Build:
         audit = audit_network(self.network, self.facts, plugins=plugin_library is not None)
         if not audit.passed:
             raise CheckFailed(f"{self.what} did not take {self.onnx_path} as asked: {'; '.join(audit.findings)}.")
-        config = self._config()
+        config = self._config(plugin_library)
         monitor = config.progress_monitor = make_monitor(self.trt)
         cache = self._timing_cache(config)
         plan = run_cancellable(lambda: self.builder.build_serialized_network(self.network, config), monitor, advance)
@@ -178,12 +187,14 @@ class _Build:
                 f"{self.what} cannot parse {where} of {self.onnx_path}: {plain(error.desc())}; {_REEXPORT}."
             )
 
-    def _config(self) -> Any:
+    def _config(self, plugin_library: Path | None) -> Any:
         trt, options = self.trt, self.options
         config = self.builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 in the graph would be computed in TF32
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.embed_plugins:
+            config.plugins_to_serialize = [str(plugin_library)]
         if options.workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
         if options.builder_optimization_level is not None:
@@ -211,22 +222,29 @@ class _Build:
         return (cuda_devices()[0].compute_capability,)
 
     def _add_profile(self, config: Any) -> None:
-        sizes, dynamic = self.options.batch, False
+        sizes = {"batch": self.options.batch, **DECODER_PROFILE}
+        if not any(tensor.axes for tensor in self.facts.inputs):
+            self._check_fixed_batch()
+            return
         profile = self.builder.create_optimization_profile()
         for tensor in self.facts.inputs:
-            batch, rest = tensor.shape[:1], tensor.shape[1:]
-            if -1 in rest:
-                raise InvalidInput(f"input {tensor.name} of {self.onnx_path} is dynamic beyond its batch; {_REEXPORT}.")
-            if batch == (-1,):
-                dynamic = True
-                profile.set_shape(tensor.name, *((size, *rest) for size in sizes))
-            elif batch and sizes != batch * 3:
-                asked, fixed = (",".join(map(str, numbers)) for numbers in (sizes, batch * 3))
+            if unknown := set(tensor.axes) - set(sizes):
+                raise InvalidInput(
+                    f"input {tensor.name} of {self.onnx_path} has the dynamic axis {min(unknown)}; only "
+                    f"{', '.join(sizes)} have a range here; {_REEXPORT}."
+                )
+            if tensor.axes:
+                ranges = zip(*(sizes[axis] for axis in tensor.axes), strict=True)
+                profile.set_shape(tensor.name, *(_filled(tensor.shape, values) for values in ranges))
+        config.add_optimization_profile(profile)
+
+    def _check_fixed_batch(self) -> None:
+        for tensor in self.facts.inputs:
+            if self.options.batch != (fixed := tensor.shape[:1] * 3):
+                asked, fixed = (",".join(map(str, numbers)) for numbers in (self.options.batch, fixed))
                 raise InvalidInput(
                     f"batch {asked} is not the fixed one of {self.onnx_path}; give {fixed} or export a dynamic batch."
                 )
-        if dynamic:
-            config.add_optimization_profile(profile)
 
     def _timing_cache(self, config: Any) -> Any:
         path = self.options.timing_cache
@@ -249,6 +267,19 @@ class _Build:
         kinds = {(node.op_type, node.plugin_version, node.plugin_namespace) for node in self.facts.custom_nodes}
         sha256 = sha256_file(library)
         return tuple(
-            PluginRequirement(name=name, version=version, namespace=namespace, library=library.name, sha256=sha256)
+            PluginRequirement(
+                name=name,
+                version=version,
+                namespace=namespace,
+                library=library.name,
+                sha256=sha256,
+                embedded=self.options.embed_plugins,
+            )
             for name, version, namespace in sorted(kinds)
         )
+
+
+def _filled(shape: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape`` with its dynamic dimensions replaced by ``sizes``, in order."""
+    remaining = iter(sizes)
+    return tuple(next(remaining) if dim == -1 else dim for dim in shape)

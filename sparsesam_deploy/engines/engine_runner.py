@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CheckFailed, EnvironmentProblem
-from .builder import load_builder
 from .cuda import cuda_devices
-from .manifest import EngineManifest
+from .manifest import EngineManifest, FileRecord
+from .opening import open_engine
 
 
 def why_not(manifest: EngineManifest) -> str | None:
@@ -30,42 +30,31 @@ def why_not(manifest: EngineManifest) -> str | None:
 
 
 class EngineRunner:
-    """One engine on the current GPU; the manifest beside it is checked first.
+    """One engine of a folder, the encoder's or the decoder's, on the first GPU.
 
     Raises:
         CheckFailed: manifest and engine, runtime or GPU do not match, or the engine does not load or run.
         EnvironmentProblem: the runtime package is missing or serves another builder, or a plugin library does not load.
     """
 
-    def __init__(self, folder: Path, manifest: EngineManifest) -> None:
-        trt = load_builder(manifest.builder)
-        manifest.check(folder, trt.__version__, cuda_devices()[0].compute_capability)
+    def __init__(self, folder: Path, manifest: EngineManifest, record: FileRecord) -> None:
         # Polygraphy chooses between TensorRT and TensorRT-RTX by this variable, once, when it is imported.
         rtx = manifest.builder == "tensorrt-rtx"
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if rtx else "0"
         from polygraphy import config
-        from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+        from polygraphy.backend.trt import TrtRunner
 
         if rtx != config.USE_TENSORRT_RTX:
             raise EnvironmentProblem(
                 f"this process already runs engines of the other builder than {manifest.builder}; "
                 "run this one in a process of its own."
             )
-        # A runtime and registry of its own: the process-wide registry takes a library once only.
-        self.logger = trt.Logger(trt.Logger.ERROR)
-        self.runtime = trt.Runtime(self.logger)
-        for library in sorted({folder / plugin.library for plugin in manifest.plugins}):
-            if self.runtime.get_plugin_registry().load_library(str(library)) is None:
-                raise EnvironmentProblem(f"plugin library {library} does not load; rebuild it on this machine.")
-        self.path = folder / manifest.engine.name
-        with self._explained():
-            self.engine = EngineFromBytes(self.path.read_bytes(), runtime=self.runtime)()
-        self.runner_type = TrtRunner
-        self.kernels = f"{manifest.builder} {trt.__version__} on {cuda_devices()[0].name}"
+        self.opened, self.runner_type = open_engine(folder, manifest, record), TrtRunner
+        self.kernels = self.opened.kernels
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, float32."""
-        with self._explained(), self.runner_type(self.engine) as runner:
+        with self._explained(), self.runner_type(self.opened.engine) as runner:
             return {name: np.array(value, np.float32) for name, value in runner.infer(inputs).items()}
 
     @contextmanager
@@ -76,4 +65,4 @@ class EngineRunner:
             yield
         except PolygraphyException as error:
             reason = str(error).splitlines()[0]
-            raise CheckFailed(f"{self.path} does not run ({reason}); rebuild it on this machine.") from error
+            raise CheckFailed(f"{self.opened.path} does not run ({reason}); rebuild it on this machine.") from error

@@ -31,17 +31,24 @@ _DATA_TYPE = {
     TensorProto.UINT8: "UINT8",
     TensorProto.INT8: "INT8",
 }
+FLOAT32_INPUTS = frozenset({"point_coords"})
+"""Inputs whose products are float32 in every precision: float16 cannot tell neighbouring pixels apart."""
+
 _SMALL_BYTES = 1024  # shape inference reads the contents of shape vectors, never of weights
 _REEXPORT = "export it again with `sparsesam-export onnx`"
 
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """A graph input or output: ``dtype`` as TensorRT names it, ``shape`` with -1 where a dimension is dynamic."""
+    """A graph input or output: ``dtype`` as TensorRT names it, ``shape`` with -1 where a dimension is dynamic.
+
+    ``axes`` are the names of the dynamic dimensions, in order.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    axes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class GraphFacts:
     """What the builder is asked for. Nodes go by their parser's name: their own, else ``node_of_<first output>``.
 
     ``products`` gives the data type of each product's first input; ``cast_products`` are those whose float32 data was
-    cast up from float16 or bfloat16 inside the graph: there float32 is a decision of the export, not an oversight.
+    cast up from float16 or bfloat16 inside the graph, or comes from one of `FLOAT32_INPUTS`: there float32 is a
+    decision of the export, not an oversight.
     """
 
     dtype: str
@@ -130,7 +138,8 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
 def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
     tensor = value.type.tensor_type
     dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
-    return TensorFacts(value.name, _data_type(tensor.elem_type), dims)
+    axes = tuple(dim.dim_param for dim in tensor.shape.dim if not dim.HasField("dim_value"))
+    return TensorFacts(value.name, _data_type(tensor.elem_type), dims, axes)
 
 
 def _data_type(number: int) -> str:
@@ -149,7 +158,9 @@ def _products(model: onnx.ModelProto) -> tuple[dict[str, str], frozenset[str]]:
     graph = shape_inference.infer_shapes(inliner.inline_local_functions(model)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    decided = {value.name: False for value in graph.input} | {tensor.name: True for tensor in graph.initializer}
+    decided = {value.name: value.name in FLOAT32_INPUTS for value in graph.input} | {
+        tensor.name: True for tensor in graph.initializer
+    }
     products: dict[str, str] = {}
     cast_products: set[str] = set()
     for name, node in zip(names, graph.node, strict=True):

@@ -15,7 +15,7 @@ from ..progress import StageRecord
 from .audit import AuditReport
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_BYTES = 8 << 20
 """A manifest is some kilobytes, or some hundred with a parity report for every block; anything larger is not one."""
 
@@ -36,7 +36,7 @@ class FileRecord(_Record):
 
     name: FileName
     sha256: Sha256
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, lt=1 << 63)  # the C++ loader reads it as int64_t
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
@@ -61,13 +61,17 @@ class Checkpoint(_Record):
 
 
 class PluginRequirement(_Record):
-    """A plugin the engine needs: its name, version and namespace, and the library that was built in with it."""
+    """A plugin the engine needs: its name, version and namespace, and the library it was built with.
+
+    ``embedded`` says that the engine carries the library, which then needs not be loaded.
+    """
 
     name: str
     version: str
     namespace: str
     library: FileName
     sha256: Sha256
+    embedded: bool = False
 
 
 class Sparsity(_Record):
@@ -103,8 +107,9 @@ class BatchProfile(_Record):
 class EngineManifest(_Record):
     """What was built, from what, by what, for what, and how it was checked."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     engine: FileRecord
+    decoder_engine: FileRecord | None
     encoder_onnx: FileRecord
     weight_files: tuple[FileRecord, ...] = ()
     decoder_onnx: FileRecord | None
@@ -116,12 +121,14 @@ class EngineManifest(_Record):
     compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1)]
     plugins: tuple[PluginRequirement, ...]
     precision: Literal["fp32", "fp16", "bf16"]
+    gelu: Literal["erf", "tanh"]
     sparsity: Sparsity
     preprocessing: Preprocessing
     batch: BatchProfile
     packages: dict[str, str]
     created: AwareDatetime
     audit: AuditReport
+    decoder_audit: AuditReport | None
     warnings: tuple[str, ...] = ()
     parity: dict[str, JsonValue] | None
     stages: tuple[StageRecord, ...]
@@ -156,7 +163,7 @@ class EngineManifest(_Record):
             partial.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
     def check(self, folder: Path, builder_version: str | None = None, compute_capability: str | None = None) -> None:
-        """Compare the engine in ``folder`` with this manifest, and with the runtime and GPU it is to run on, if given.
+        """Compare the engines in ``folder`` with this manifest, and with the runtime and GPU it is to run on, if given.
 
         ``builder_version`` is the installed runtime's, ``compute_capability`` the GPU's, written like ``SM89``.
 
@@ -175,9 +182,11 @@ class EngineManifest(_Record):
                 f"{engine} was built for {built_for}, but this GPU is {compute_capability}; rebuild here with "
                 f"`sparsesam-export build --builder tensorrt --output {folder}`."
             )
-        for library, sha256 in {plugin.library: plugin.sha256 for plugin in self.plugins}.items():
+        for library, sha256 in self.libraries.items():
             self._check_library(folder / library, sha256, rebuild)
-        self.engine.check(folder, rebuild)
+        for record in (self.engine, self.decoder_engine):
+            if record is not None:
+                record.check(folder, rebuild)
 
     def check_sources(self, folder: Path) -> None:
         """Compare the ONNX files in ``folder`` with this manifest: were they edited after the engine was built?
@@ -188,6 +197,16 @@ class EngineManifest(_Record):
         for record in (self.encoder_onnx, *self.weight_files, self.decoder_onnx):
             if record is not None:
                 record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """Plugin libraries to load before the engine, by name, with their SHA-256."""
+        return {plugin.library: plugin.sha256 for plugin in self.plugins if not plugin.embedded}
+
+    @property
+    def carries_host_code(self) -> bool:
+        """Whether the engine brings code for the CPU: a runtime of its own, or plugins."""
+        return self.version_compatible or any(plugin.embedded for plugin in self.plugins)
 
     def _loads_with(self, version: str) -> bool:
         """The very version it was built by; a version-compatible engine loads with later ones too."""

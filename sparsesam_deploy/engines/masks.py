@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..model.decoder import PADDING, Prompts, SamDecoder
 from ..model.image import Preprocessed, upscale_masks
+from .engine_runner import EngineRunner
 from .metrics import boundary_iou, mask_iou
 from .onnx_runner import OnnxRunner
 
@@ -48,8 +49,8 @@ def torch_decode(decoder: SamDecoder) -> Decode:
     return decode
 
 
-def onnx_decode(runner: OnnxRunner) -> Decode:
-    """Decode with ``decoder.onnx``."""
+def onnx_decode(runner: OnnxRunner | EngineRunner) -> Decode:
+    """Decode with ``decoder.onnx`` or the engine made of it."""
 
     def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
         results = runner.run({**outputs, **prompts.arrays()})

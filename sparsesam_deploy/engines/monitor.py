@@ -44,22 +44,35 @@ def plain(message: str) -> str:
     return text if len(text) <= 300 else text[:299] + "…"
 
 
-def make_logger(trt: ModuleType, messages: Messages) -> Any:
-    """An ``ILogger`` that keeps warnings and errors in ``messages`` and prints nothing."""
+def logger_into(trt: ModuleType, messages: Messages) -> Any:
+    """The process's ``ILogger`` for this library, which keeps warnings and errors in ``messages`` from now on.
+
+    There is one because TensorRT goes on using the first it was given for as long as anything lives that it made.
+    """
+    logger = _LOGGERS.get(trt.ILogger)
+    if logger is None:
+        logger = _LOGGERS[trt.ILogger] = _make_logger(trt)
+    logger.messages = messages
+    return logger
+
+
+_LOGGERS: dict[type, Any] = {}
+
+
+def _make_logger(trt: ModuleType) -> Any:
     severity = trt.ILogger.Severity
-    sinks = {
-        severity.INTERNAL_ERROR: messages.errors,
-        severity.ERROR: messages.errors,
-        severity.WARNING: messages.warnings,
-    }
+    kinds = {severity.INTERNAL_ERROR: "errors", severity.ERROR: "errors", severity.WARNING: "warnings"}
 
     class Logger(trt.ILogger):
+        """Prints nothing."""
+
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.messages = Messages()
 
         def log(self, level: Any, message: str) -> None:
-            if level in sinks and (text := plain(message)) and _EXPECTED not in text:
-                sinks[level].append(text)
+            if level in kinds and (text := plain(message)) and _EXPECTED not in text:
+                getattr(self.messages, kinds[level]).append(text)
 
     return Logger()
 

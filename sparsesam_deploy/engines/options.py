@@ -12,14 +12,22 @@ RTX_COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
 """All that TensorRT-RTX serves from Ampere on; one engine for all of them is no larger than one for each."""
 
 
+DECODER_PROFILE = {"num_prompts": (1, 1, 64), "num_points": (1, 2, 16)}
+"""Smallest, usual and largest size of the decoder's dynamic axes, by their names in ``decoder.onnx``.
+
+64 prompts is what segment_anything's mask generator asks for at once, and already takes half a GiB of activations in
+float32; one is a click or a box, which are two points each, and of more than 16 clicks on one object SAM knows nothing.
+"""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Options of a build; ``None`` leaves the builder's default.
 
     ``workspace_mib`` limits the scratch memory of kernels (MiB); ``builder_optimization_level`` is 0 to 5;
-    ``version_compatible`` makes an engine later TensorRT releases can load; ``timing_cache`` is read if it exists and
-    written after the build; ``compute_capabilities`` (TensorRT-RTX, like ``SM89``) defaults to
-    `RTX_COMPUTE_CAPABILITIES`; ``batch`` is the (min, opt, max) profile.
+    ``version_compatible`` makes an engine later TensorRT releases can load; ``embed_plugins`` puts the plugin library
+    into the engine; ``timing_cache`` is read if it exists and written after the build; ``compute_capabilities``
+    (TensorRT-RTX, like ``SM89``) defaults to `RTX_COMPUTE_CAPABILITIES`; ``batch`` is the (min, opt, max) profile.
 
     Raises:
         InvalidInput: a value is outside its range.
@@ -28,6 +36,7 @@ class EngineOptions:
     workspace_mib: int | None = None
     builder_optimization_level: int | None = None
     version_compatible: bool = False
+    embed_plugins: bool = False
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] | None = None
     batch: tuple[int, int, int] = (1, 1, 1)
@@ -63,6 +72,7 @@ class EngineOptions:
                 "--timing-cache": self.timing_cache is not None,
                 "--builder-optimization-level": self.builder_optimization_level is not None,
                 "--version-compatible": self.version_compatible,
+                "--embed-plugins": self.embed_plugins,
             }
             for option, given in unsupported.items():
                 if given:

@@ -77,13 +77,15 @@ class Verifier:
         self.decode_onnx = onnx_decode(self.decoder)
         self.decode_torch = torch_decode(SamDecoder(loaded.sam, config))
         self.first: Shown | None = None
-        self.engine, self.engine_status = None, "not built"
+        self.engine, self.decode_engine, self.engine_status = None, self.decode_onnx, "not built"
         if manifest is not None:
             reason = why_not(manifest)
             self.engine_status = f"not run: {reason}"
             if reason is None:
-                self.engine = EngineRunner(engine_folder, manifest)
+                self.engine = EngineRunner(engine_folder, manifest, manifest.engine)
                 self.engine_status = f"run: {self.engine.kernels}"
+                if manifest.decoder_engine is not None:
+                    self.decode_engine = onnx_decode(EngineRunner(engine_folder, manifest, manifest.decoder_engine))
 
     def __call__(self, samples: Sequence[Sample], advance: Advance, min_dense_iou: float | None = None) -> ParityReport:
         """Judge every sample; nothing is raised for a failed check, the report says so."""
@@ -118,7 +120,7 @@ class Verifier:
                 relative_l2=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 median_error=median_error(outputs[OUTPUT], sparse_outputs[OUTPUT]),
                 cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
-                parity=agreement(masks(self.decode_onnx, outputs, dense.chosen), sparse),
+                parity=agreement(masks(self.decode_engine, outputs, dense.chosen), sparse),
             )
         result = ImageResult(
             image=sample.name,

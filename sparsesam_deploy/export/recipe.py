@@ -49,6 +49,7 @@ class ExportRecipe(BaseModel):
     workspace_mib: int | None = None
     builder_optimization_level: int | None = None
     version_compatible: bool = False
+    embed_plugins: bool = False
     timing_cache: Path | None = None
 
     @model_validator(mode="after")

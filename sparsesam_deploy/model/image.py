@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import ImageError
 from .config import IMAGE_SIZE, PIXEL_MEAN, PIXEL_STD
+from .device_image import resize_longest_side
 
 _UINT16_MAX = 65535
 
@@ -74,30 +75,45 @@ def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def preprocess(image: np.ndarray) -> Preprocessed:
+def preprocess(image: np.ndarray | Tensor) -> Preprocessed:
     """Scale the longer side to 1024, normalise, pad with zeros: to the bit what ``SamPredictor.set_image`` does.
 
     Args:
-        image: (height, width, 3) uint8 RGB.
+        image: (height, width, 3) uint8 RGB. A tensor stays on its device, and may be a batch of images of one size,
+            (B, height, width, 3).
+
+    Returns:
+        The encoder's input; for a batch its tensor is (B, 3, 1024, 1024).
 
     Raises:
-        ImageError: ``image`` is not such an array, or is so narrow that scaling leaves nothing of its short side.
+        ImageError: ``image`` is not of that type and shape, or is so narrow that scaling leaves nothing of its short
+            side.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ImageError(
-            f"image array is {image.dtype} of shape {image.shape}; give uint8 of shape (height, width, 3)."
-        )
-    height, width = image.shape[:2]
-    if not image.size or min(ResizeLongestSide.get_preprocess_shape(height, width, IMAGE_SIZE)) == 0:
+    is_tensor = isinstance(image, Tensor)
+    height, width = check_pixels(image, batches=is_tensor)
+    if is_tensor:
+        scaled = resize_longest_side(image if image.ndim == 4 else image[None])
+    else:
+        scaled = torch.as_tensor(ResizeLongestSide(IMAGE_SIZE).apply_image(image)).permute(2, 0, 1).contiguous()[None]
+    mean, std = (torch.tensor(values, device=scaled.device).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
+    input_height, input_width = scaled.shape[-2:]
+    tensor = F.pad((scaled - mean) / std, (0, IMAGE_SIZE - input_width, 0, IMAGE_SIZE - input_height))
+    return Preprocessed(tensor, (height, width), (input_height, input_width))
+
+
+def check_pixels(image: np.ndarray | Tensor, batches: bool) -> tuple[int, int]:
+    """The (height, width) of an image (height, width, 3) uint8, or of those in a batch; `ImageError` otherwise."""
+    dtype, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+    if dtype != "uint8" or len(shape) not in (3, 3 + batches) or shape[-1] != 3:
+        kind, batch = "tensor" if isinstance(image, Tensor) else "array", " or (B, height, width, 3)" * batches
+        raise ImageError(f"image {kind} is {dtype} of shape {shape}; give uint8 of shape (height, width, 3){batch}.")
+    height, width = shape[-3:-1]
+    if 0 in shape or min(ResizeLongestSide.get_preprocess_shape(height, width, IMAGE_SIZE)) == 0:
         raise ImageError(
             f"image of {width}x{height} pixels is too narrow: nothing is left of its short side when its long side is "
             f"scaled to {IMAGE_SIZE}; crop it into wider pieces."
         )
-    scaled = torch.as_tensor(ResizeLongestSide(IMAGE_SIZE).apply_image(image)).permute(2, 0, 1).contiguous()[None]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
-    input_height, input_width = scaled.shape[-2:]
-    tensor = F.pad((scaled - mean) / std, (0, IMAGE_SIZE - input_width, 0, IMAGE_SIZE - input_height))
-    return Preprocessed(tensor, (height, width), (input_height, input_width))
+    return height, width
 
 
 def upscale_masks(low_res_logits: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInput
 from .config import GRID_SIZE, OUT_CHANNELS
+from .device_image import resize_longest_side
 from .encoder import SparseSamEncoder
+from .image import check_pixels
 from .mask_decoder_hq import MaskDecoderHQ
 
 
@@ -39,9 +42,9 @@ class SparseSamPredictor(SamPredictor):
     """Drop-in for ``segment_anything.SamPredictor``: ``SparseSamPredictor(loaded.sam, encoder)``.
 
     Methods, arguments, results and failures are those of ``segment_anything.SamPredictor``; images are prepared by its
-    code, prompts and masks by ``sam``, whose own image encoder is not called. Neither ``sam`` nor ``encoder`` is
-    changed, so any number of predictors can share them. For a half-precision encoder beside a float32 ``sam``, use
-    `layers.cast_copy`: ``encoder.half()`` would cast the parameters that it shares with ``sam``.
+    code (tensors to the bit as by it), prompts and masks by ``sam``, whose own image encoder is not called. Neither
+    ``sam`` nor ``encoder`` is changed, so any number of predictors can share them. For a half-precision encoder beside
+    a float32 ``sam``, use `layers.cast_copy`: ``encoder.half()`` would cast the parameters that it shares with ``sam``.
 
     With a `MaskDecoderHQ` the results are those of ``segment_anything_hq.SamPredictor``: one mask for each prompt, the
     HQ mask added to SAM's single mask or, with ``multimask_output``, to the one of three with the highest predicted
@@ -72,6 +75,26 @@ class SparseSamPredictor(SamPredictor):
     @property
     def hq(self) -> bool:
         return isinstance(self.model.mask_decoder, MaskDecoderHQ)
+
+    def set_image(self, image: np.ndarray | Tensor, image_format: str = "RGB") -> None:
+        """Encode an image.
+
+        Args:
+            image: (height, width, 3) uint8. A tensor is scaled and encoded where it is, with the same answers: one on
+                a GPU never visits the host.
+            image_format: ``RGB`` or ``BGR``.
+
+        Raises:
+            ImageError: a tensor of another type or shape.
+        """
+        if not isinstance(image, Tensor):
+            super().set_image(image, image_format)
+            return
+        if image_format not in ("RGB", "BGR"):
+            raise AssertionError(f"image_format must be in ['RGB', 'BGR'], is {image_format}.")
+        size = check_pixels(image, batches=False)
+        ordered = image if image_format == self.model.image_format else image.flip(-1)
+        self.set_torch_image(resize_longest_side(ordered[None]).to(self.device), size)
 
     @torch.no_grad()
     def set_torch_image(self, transformed_image: Tensor, original_image_size: tuple[int, ...]) -> None:

@@ -148,6 +148,7 @@ def install_tensorrt(
     fake = FakeTensorRT(version, strongly_typed_flag, loads_plugins)
     patch.setitem(sys.modules, "tensorrt", fake)
     patch.setattr(builder_module, "cuda_devices", lambda: devices)
+    patch.setattr(builder_module, "tensorrt_major", lambda library: int(version.split(".")[0]))
     return fake
 
 

@@ -163,8 +163,8 @@ def read(model, folder):
 
 def test_inputs_outputs_and_precision(tmp_path):
     facts = read(dynamic_batch(), tmp_path)
-    assert facts.inputs == (TensorFacts("x", "HALF", (-1, 3, 64, 64)),)
-    assert facts.outputs == (TensorFacts("y", "HALF", (-1, DIM, 4, 4)),)
+    assert facts.inputs == (TensorFacts("x", "HALF", (-1, 3, 64, 64), ("batch",)),)
+    assert facts.outputs == (TensorFacts("y", "HALF", (-1, DIM, 4, 4), ("batch",)),)
     assert (facts.dtype, facts.products, facts.cast_products) == ("fp16", {"patches": "HALF"}, frozenset())
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from sparsesam_deploy.engines import build as building
 from sparsesam_deploy.engines import builder as builder_module
 from sparsesam_deploy.engines.audit import AuditReport
-from sparsesam_deploy.engines.build import DECODER, ENCODER, build_engine_only
+from sparsesam_deploy.engines.build import DECODER, DECODER_ENGINE, ENCODER, build_engine_only
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
@@ -54,8 +54,22 @@ def test_weights_beside_the_encoder_come_along(exported, tmp_path):
     (renamed / ENCODER).rename(renamed / "my.onnx")
     manifest = build_engine_only(renamed / "my.onnx", tmp_path / "out", "tensorrt-rtx", EngineOptions(), None, silent())
     assert [record.name for record in manifest.weight_files] == ["encoder.onnx.data"]
+    assert manifest.decoder_engine.name == "decoder.engine" and manifest.decoder_audit.passed
+    assert manifest.warnings == ()  # of the second builder, that it shares the first one's logger
     manifest.check(tmp_path / "out")
     manifest.check_sources(tmp_path / "out")
+
+
+def test_an_encoder_alone_leaves_no_decoder_engine_of_an_earlier_build(exported, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(exported, alone)
+    (alone / DECODER).unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / DECODER_ENGINE).write_bytes(b"of an earlier build")
+    manifest = build_engine_only(alone / ENCODER, out, "tensorrt-rtx", EngineOptions(), None, silent())
+    assert (manifest.decoder_onnx, manifest.decoder_engine, manifest.decoder_audit) == (None, None, None)
+    assert not (out / DECODER_ENGINE).exists()
 
 
 def test_a_decoder_of_another_checkpoint_is_refused(exported, tmp_path):

@@ -23,7 +23,12 @@ from sparsesam_deploy.engines.manifest import (
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.progress import StageRecord
 
-FILES = {"encoder.engine": b"an engine", "encoder.onnx": b"an encoder", "decoder.onnx": b"a decoder"}
+FILES = {
+    "encoder.engine": b"an engine",
+    "decoder.engine": b"another engine",
+    "encoder.onnx": b"an encoder",
+    "decoder.onnx": b"a decoder",
+}
 LIBRARY = b"a plugin library"
 
 
@@ -45,6 +50,7 @@ def plugin(name="StripeAttention"):
 def manifest(folder):
     return EngineManifest(
         engine=FileRecord.of(folder / "encoder.engine"),
+        decoder_engine=FileRecord.of(folder / "decoder.engine"),
         encoder_onnx=FileRecord.of(folder / "encoder.onnx"),
         decoder_onnx=FileRecord.of(folder / "decoder.onnx"),
         checkpoint=Checkpoint(source="sam_vit_nano", sha256="0" * 64),
@@ -54,6 +60,7 @@ def manifest(folder):
         compute_capabilities=("SM80", "SM89"),
         plugins=(plugin(), plugin("RoutedRows")),
         precision="fp16",
+        gelu="erf",
         sparsity=Sparsity(
             attention_density=0.25,
             mlp_density=(0.4, 1.0),
@@ -81,6 +88,7 @@ def manifest(folder):
             custom_nodes={"block0": "function body"},
             findings=(),
         ),
+        decoder_audit=AuditReport(dtype="fp16", layers={}, precision={}, fp32_islands=(), custom_nodes={}, findings=()),
         parity={"passed": True, "mask_iou": 0.9987},
         stages=(StageRecord("engine", 1.25, 812),),
     )
@@ -97,7 +105,7 @@ def test_what_is_written_is_read(manifest, folder):
 def test_the_file_is_plain_json(manifest, folder):
     manifest.write(folder / MANIFEST)
     content = json.loads((folder / MANIFEST).read_text())
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["created"] == "2026-11-20T18:09:00Z"
     assert content["engine"] == {
         "name": "encoder.engine",
@@ -108,9 +116,12 @@ def test_the_file_is_plain_json(manifest, folder):
 
 
 def test_decoder_and_parity_are_optional(manifest, folder):
-    bare = manifest.model_copy(update={"decoder_onnx": None, "parity": None, "plugins": ()})
+    decoder = dict.fromkeys(("decoder_onnx", "decoder_engine", "decoder_audit"))
+    bare = manifest.model_copy(update={**decoder, "parity": None, "plugins": ()})
     bare.write(folder / MANIFEST)
     assert EngineManifest.read(folder / MANIFEST) == bare
+    (folder / "decoder.engine").unlink()
+    bare.check(folder)
 
 
 def test_it_cannot_be_changed_in_memory(manifest):
@@ -144,7 +155,7 @@ UNUSABLE = {
     "empty": (lambda _: b"", "is not an engine manifest .Invalid JSON"),
     "truncated": (lambda content: content[:300], "is not an engine manifest .Invalid JSON"),
     "not json": (lambda _: b"\x89PNG\r\n", "is not an engine manifest .Invalid JSON"),
-    "not text": (lambda _: b'{"schema_version": 1, "family": "\xff"}', "is not an engine manifest"),
+    "not text": (lambda _: b'{"schema_version": 2, "family": "\xff"}', "is not an engine manifest"),
     "a list": (lambda _: b"[1]", "is not an engine manifest"),
     "no version": (without("schema_version"), "is not an engine manifest .schema_version: Field required"),
     "missing field": (without("builder"), "is not an engine manifest .builder: Field required"),
@@ -160,9 +171,10 @@ UNUSABLE = {
     "parent folder": (edited(engine={"name": "..", "sha256": "0" * 64, "bytes": 1}), "engine.name: String should"),
     "no gpu": (edited(compute_capabilities=[]), "compute_capabilities: Tuple should have at least 1 item"),
     "no zone": (edited(created="2026-11-20T18:09:00"), "created: Input should have timezone info"),
-    "newer": (edited(schema_version=2, colour="red"), "has schema version 2, this sparsesam-deploy reads 1; install"),
+    "newer": (edited(schema_version=3, colour="red"), "has schema version 3, this sparsesam-deploy reads 2; install"),
+    "older": (edited(schema_version=1), "has schema version 1, this sparsesam-deploy reads 2; install the release"),
     "deeply nested": (
-        lambda _: b'{"schema_version": 1, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        lambda _: b'{"schema_version": 2, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "is not an engine manifest .*recursion limit",
     ),
 }
@@ -263,6 +275,7 @@ def test_another_machine_is_refused(manifest, folder, given, sentence):
     [
         ("encoder.engine", None, r"encoder.engine, named by its manifest, is missing; " + REBUILD),
         ("encoder.engine", b"an ENGINE", r"encoder.engine has changed since its manifest was written; " + REBUILD),
+        ("decoder.engine", b"another ENGINE", r"decoder.engine has changed since its manifest was written; " + REBUILD),
         ("encoder.engine", b"an eng", r"encoder.engine has 6 bytes, but its manifest says 9; " + REBUILD),
         (
             "libsparsesam.so",
@@ -276,7 +289,7 @@ def test_another_machine_is_refused(manifest, folder, given, sentence):
             r"of another libsparsesam.so than \S+; restore the library or",
         ),
     ],
-    ids=["missing", "changed", "truncated", "no plugin library", "other plugin library"],
+    ids=["missing", "changed", "decoder", "truncated", "no plugin library", "other plugin library"],
 )
 def test_another_file_is_refused(manifest, folder, name, content, sentence):
     (folder / name).unlink()

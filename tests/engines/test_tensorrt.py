@@ -161,3 +161,34 @@ def test_the_plugins_of_an_engine_are_named_with_their_library(tmp_path, monkeyp
     (plugin,) = build(stripe_attention(), tmp_path, "tensorrt", plugin_library=library).plugins
     assert (plugin.name, plugin.version, plugin.namespace) == ("StripeAttention", "1", "")
     assert (plugin.library, plugin.sha256[:8]) == ("libsparsesam.so", "706abe3c")
+
+
+def test_embedded_plugins_reach_the_builder_and_the_manifest(tmp_path, monkeypatch):
+    fake = install_tensorrt(monkeypatch, loads_plugins=True)
+    library = tmp_path / "libsparsesam.so"
+    library.write_bytes(b"ELF")
+    monkeypatch.setattr(
+        builder_module,
+        "audit_network",
+        lambda *_, plugins: builder_module.AuditReport(
+            dtype="fp16", layers={}, precision={}, fp32_islands=(), custom_nodes={}, findings=()
+        ),
+    )
+    (plugin,) = build(stripe_attention(), tmp_path, "tensorrt", plugin_library=library, embed_plugins=True).plugins
+    assert plugin.embedded
+    assert fake.configs[-1].plugins_to_serialize == [str(library)]
+
+
+def test_nothing_to_embed_is_refused(tmp_path, monkeypatch):
+    install_tensorrt(monkeypatch)
+    with pytest.raises(InvalidInput, match="--embed-plugins has no plugins to embed"):
+        build(stripe_attention(), tmp_path, "tensorrt", embed_plugins=True)
+
+
+def test_a_plugin_library_for_another_major_is_refused(tmp_path, monkeypatch):
+    install_tensorrt(monkeypatch)
+    monkeypatch.setattr(builder_module, "tensorrt_major", lambda library: 10)
+    with pytest.raises(
+        EnvironmentProblem, match=r"was built for TensorRT 10, but 11\.1\.0 is installed; build it again"
+    ):
+        build(stripe_attention(), tmp_path, "tensorrt", plugin_library=tmp_path / "libsparsesam.so")

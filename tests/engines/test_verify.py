@@ -24,7 +24,7 @@ from ..helpers import TINY, random_sam
 from .faults import FAULTS, write_broken
 
 CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
-MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"))
+MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), engine="the encoder", decoder_engine="the decoder")
 SPARSITIES = {
     **PRESETS,
     "per-block": SparsityConfig((1.0, 0.5, 0.5, 0.25), 0.4, 1.0, "interleaved", "skip-sobel"),
@@ -163,23 +163,27 @@ def nowhere(embeddings):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "failing"),
+    ("spoil", "good_encoder", "failing"),
     [
-        (np.copy, []),
-        (nowhere, ENGINE_CHECKS),
+        (np.copy, True, []),
+        (nowhere, False, ENGINE_CHECKS),
+        (nowhere, True, ENGINE_CHECKS[2:]),
     ],
-    ids=["good", "nan"],
+    ids=["good", "nan", "nan-from-the-decoder"],
 )
-def test_what_an_engine_answers_is_judged(folder, monkeypatch, spoil, failing):
+def test_what_engines_answer_is_judged(folder, monkeypatch, spoil, good_encoder, failing):
     class Pretence:
         kernels = "pretence on NVIDIA Pretence"
 
-        def __init__(self, where, manifest):
+        def __init__(self, where, manifest, record):
             assert (where, manifest) == (folder, MANIFEST)
+            self.record = record
 
         def run(self, inputs):
+            if self.record == MANIFEST.decoder_engine:
+                return {name: spoil(value) for name, value in checker.decoder.run(inputs).items()}
             outputs = reference_outputs(checker.sparse, torch.from_numpy(inputs["image"]))
-            return {OUTPUT: spoil(outputs[OUTPUT])}
+            return {OUTPUT: outputs[OUTPUT] if good_encoder else spoil(outputs[OUTPUT])}
 
     monkeypatch.setattr(verify, "why_not", lambda manifest: None)
     monkeypatch.setattr(verify, "EngineRunner", Pretence)

@@ -15,7 +15,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from sparsesam_deploy.engines.samples import Sample, shipped_samples
-from sparsesam_deploy.errors import InvalidInput
+from sparsesam_deploy.errors import ImageError, InvalidInput
 from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.image import preprocess
@@ -239,6 +239,25 @@ MISUSES: dict[str, Callable[[Predictor], object]] = {
     "after-reset-torch": lambda predictor: (predictor.reset_image(), predictor.predict_torch(None, None)),
     "after-reset-embedding": lambda predictor: (predictor.reset_image(), predictor.get_image_embedding()),
 }
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("size", [(30, 41), (1300, 500)], ids="{0[0]}x{0[1]}".format)
+def test_a_tensor_is_prepared_as_an_array(tiny, size, image_format: str) -> None:
+    seen, image = [], noise(*size)
+    predictor = SparseSamPredictor(tiny, lambda prepared: seen.append(prepared) or torch.zeros(1, 256, 64, 64))
+    for same in (image, torch.from_numpy(image)):
+        predictor.set_image(same, image_format)
+        assert (predictor.original_size, max(predictor.input_size)) == (size, 1024)
+    assert torch.equal(*seen)
+
+
+def test_tensors_that_are_no_image_are_refused(tiny) -> None:
+    predictor = SparseSamPredictor(tiny, lambda prepared: prepared)
+    with pytest.raises(ImageError, match=r"image tensor is uint8 of shape \(1, 4, 5, 3\); give uint8 of shape"):
+        predictor.set_image(torch.zeros(1, 4, 5, 3, dtype=torch.uint8))
+    with pytest.raises(AssertionError, match="image_format must be in"):
+        predictor.set_image(torch.zeros(4, 5, 3, dtype=torch.uint8), "RBG")
 
 
 @pytest.mark.parametrize("config", [TINY, HQ], ids=["sam", "hq"])
