@@ -316,8 +316,11 @@ cli.add_command(triton)
 
 
 def _require_builder(builder: str | None) -> None:
+    from .engines.builder import load_builder
+
     if builder is None:
         raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    load_builder(builder)  # what it lacks comes before what its plugins lack
 
 
 def _engine_options(choices: dict[str, Any], batch: tuple[int, int, int]) -> Any:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from sparsesam_deploy import cli
 from sparsesam_deploy.engines import tolerance
 from sparsesam_deploy.engines.samples import SHIPPED
 from sparsesam_deploy.model.config import PRESETS
@@ -170,7 +171,7 @@ def test_accuracy_floor(built, sparsesam_export):
     assert failed.code == 1 and "mask IoU to dense" in json.loads(failed.out)["failures"][0]
 
 
-@pytest.mark.parametrize("command", ["build", "onnx", "engine", "verify", "inspect", "doctor", "tune-kernels"])
+@pytest.mark.parametrize("command", sorted(cli.cli.commands))
 def test_help_has_an_example(sparsesam_export, command):
     result = sparsesam_export(command, "--help")
     assert result.code == 0 and f"Example:\n    sparsesam-export {command} " in result.out and "--json" in result.out
