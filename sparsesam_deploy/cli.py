@@ -15,9 +15,11 @@ from rich.table import Table
 from . import cli_options as options
 from .cli_benchmark import benchmark
 from .cli_triton import triton
-from .errors import InvalidInput, SparseSamError
+from .errors import EnvironmentProblem, InvalidInput, SparseSamError
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""How torch says so, of the machine's memory and of the GPU's."""
 ENGINE_FIELDS = (
     "compute_capabilities",
     "workspace_mib",
@@ -303,12 +305,15 @@ def plugin_path(register: bool, as_json: bool) -> None:
     from .plugins import HOSTS, REGISTER, find_library, tensorrt_major
 
     library = find_library()
+    register_library = library.with_name(REGISTER)
+    if (register or as_json) and not register_library.is_file():
+        raise EnvironmentProblem(f"{register_library} is not there; build plugins/ again, which makes both libraries.")
     if as_json:
-        paths = {"library": str(library), "register": str(library.with_name(REGISTER))}
+        paths = {"library": str(library), "register": str(register_library)}
         commands = {name: command.format(**paths) for name, command in HOSTS.items()}
         _print_json({**paths, "tensorrt_major": tensorrt_major(library), "commands": commands})
     else:
-        click.echo(library.with_name(REGISTER) if register else library)
+        click.echo(register_library if register else library)
 
 
 cli.add_command(benchmark)
@@ -366,9 +371,9 @@ def main() -> None:
         click.echo("interrupted; nothing was written under a final name.", err=True)
         _fail("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # how torch runs out of it
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        words = "out of memory; free memory (see `sparsesam-export doctor`) or choose a smaller model."
+        words = "out of memory; free memory (see `sparsesam-export doctor`), or choose a smaller model or batch."
         click.echo(f"error: {words}", err=True)
         _fail(words, 3)
 

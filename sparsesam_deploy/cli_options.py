@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,16 @@ import click
 from .model.config import FAMILIES, ORDERS, PRESETS, ROUTINGS
 
 BUILDERS = click.Choice(["tensorrt", "tensorrt-rtx"])
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN, which is in none, is not."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        number = super().convert(value, parameter, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number to compare with.", parameter, context)
+        return number
 
 
 class DensityType(click.ParamType):
@@ -170,7 +181,7 @@ check_choices = _together(
     ),
     click.option(
         "--min-dense-iou",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         help="Accuracy floor: least mean mask IoU of the result to dense SAM.",
     ),
     click.option(

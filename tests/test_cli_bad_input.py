@@ -239,3 +239,20 @@ def test_kill_9_in_mid_build_leaves_no_half_build(tiny_checkpoint, tmp_path, spa
     arguments = ("--checkpoint", tiny_checkpoint, "--builder", "tensorrt-rtx", "--images", SHIPPED / "astronaut.png")
     assert sparsesam_export("build", *arguments, "--output", tmp_path).code == 0
     assert visible(tmp_path) == FILES and not (tmp_path / PARTIAL).exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory. Tried to allocate 2.00 GiB", "can't allocate memory: you tried"]
+)
+def test_out_of_memory_is_one_sentence(words, sparsesam_export, monkeypatch):
+    def fail():
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("sparsesam_deploy.engines.doctor.examine", fail)
+    result = sparsesam_export("doctor")
+    assert result.code == 3 and one_line(result.err).startswith("error: out of memory; free memory")
+
+
+def test_a_floor_that_is_no_number_is_refused(sparsesam_export, tmp_path):
+    result = sparsesam_export("verify", tmp_path, "--model", "nano", "--min-dense-iou", "nan")
+    assert result.code == 2 and "nan is no number to compare with" in one_line(result.err)

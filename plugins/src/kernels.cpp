@@ -30,12 +30,6 @@ bool is(Image const& image, std::string_view kernel, int width, Element element)
     return image.kernel == kernel && image.width == width && image.element == element;
 }
 
-std::string absent(std::string_view kernel, int width, Element element)
-{
-    return "this library has no " + describe(kernel, width, element)
-        + "; build it with that model and element type (SPARSESAM_MODELS, SPARSESAM_ELEMENTS)";
-}
-
 //! The image for a device of this capability: its own machine code, or else PTX.
 Image const* find(std::string_view kernel, int width, Element element, int capability)
 {
@@ -54,7 +48,7 @@ Image const* find(std::string_view kernel, int width, Element element, int capab
 }
 
 //! The code of an image, loaded once per process however many layers and contexts use it.
-std::shared_ptr<void> loadLibrary(Driver const& driver, Image const& image, std::string& why)
+std::shared_ptr<void> loadLibrary(Driver const& driver, Image const& image, std::string const& gpu, std::string& why)
 {
     static std::mutex mutex;
     static std::map<Image const*, std::weak_ptr<void>> loaded;
@@ -62,6 +56,11 @@ std::shared_ptr<void> loadLibrary(Driver const& driver, Image const& image, std:
     auto& known = loaded[&image];
     if (auto library = known.lock()) {
         return library;
+    }
+    if (image.capability == kPtx) {
+        logWarning("no machine code for " + gpu + ": the driver compiles "
+            + describe(image.kernel, image.width, image.element)
+            + " from PTX, which takes seconds and is slower than code made for this GPU");
     }
     CUlibrary library{};
     CUresult const result = driver.libraryLoadData(
@@ -87,18 +86,18 @@ std::optional<Element> elementOf(nvinfer1::DataType type)
     }
 }
 
-std::optional<int> largestBlock(std::string_view kernel, int width, Element element, std::string& why)
+bool hasKernels(Element element)
 {
-    std::optional<int> block;
-    for (auto const& image : kImages) {
-        if (is(image, kernel, width, element)) {
-            block = std::max(block.value_or(0), image.block);
-        }
-    }
-    if (!block) {
-        why = absent(kernel, width, element);
-    }
-    return block;
+    return std::any_of(std::begin(kImages), std::end(kImages), [=](Image const& image) { return image.element == element; });
+}
+
+std::string missing(std::string_view kernel, int width, Element element)
+{
+    bool const found = std::any_of(
+        std::begin(kImages), std::end(kImages), [=](Image const& image) { return is(image, kernel, width, element); });
+    return found ? std::string()
+                 : "this library has no " + describe(kernel, width, element)
+            + "; build it with that model and element type (SPARSESAM_MODELS, SPARSESAM_ELEMENTS)";
 }
 
 std::optional<Kernel> Kernel::load(
@@ -117,7 +116,7 @@ std::optional<Kernel> Kernel::load(
         driver.deviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
         driver.deviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
     } else {
-        why = "no CUDA context is current: " + driver.describe(result);
+        why = "no CUDA context is current (" + driver.describe(result) + "); call cudaSetDevice in this thread first";
         return std::nullopt;
     }
     int const capability = 10 * major + minor;
@@ -128,18 +127,14 @@ std::optional<Kernel> Kernel::load(
     }
     loaded.mImage = find(kernel, width, element, capability);
     if (!loaded.mImage) {
-        why = absent(kernel, width, element);
+        why = missing(kernel, width, element);
         return std::nullopt;
     }
     if (std::string_view(loaded.mImage->function) != function) {
         why = describe(kernel, width, element) + " is " + loaded.mImage->function + ", not " + function;
         return std::nullopt;
     }
-    if (loaded.mImage->capability == kPtx) {
-        logWarning("no machine code for " + gpu + ": the driver compiles " + describe(kernel, width, element)
-            + " from PTX, which takes seconds and is slower than code made for this GPU");
-    }
-    loaded.mLibrary = loadLibrary(driver, *loaded.mImage, why);
+    loaded.mLibrary = loadLibrary(driver, *loaded.mImage, gpu, why);
     if (!loaded.mLibrary) {
         return std::nullopt;
     }

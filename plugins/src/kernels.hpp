@@ -29,9 +29,11 @@ struct Image {
     std::uint64_t offset, size; //!< in the blob
 };
 
-//! The largest block of a kernel over all GPUs, so that scratch sized at build time suffices at run time; nothing,
-//! with the reason in why, where the library has no such kernel.
-std::optional<int> largestBlock(std::string_view kernel, int width, Element element, std::string& why);
+//! Whether the library has any kernels of this element type.
+bool hasKernels(Element element);
+
+//! Empty, or why the library has no such kernel.
+std::string missing(std::string_view kernel, int width, Element element);
 
 //! A kernel loaded into the current CUDA context. Copies share the code.
 class Kernel {

@@ -5,7 +5,7 @@
 
 extern "C" {
 
-__attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+__attribute__((visibility("default"))) void sparsesamSetLoggerFinder(nvinfer1::ILoggerFinder* finder)
 {
     sparsesam::setLogger(finder);
 }
@@ -13,7 +13,7 @@ __attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFin
 //! The release whose interfaces this library was built with; the loader compares it with the one that is installed.
 __attribute__((visibility("default"))) std::int32_t sparsesamTensorRTMajor() { return NV_TENSORRT_MAJOR; }
 
-__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count)
+__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* sparsesamGetCreators(std::int32_t& count)
 {
     static auto const creators = [] {
         auto all = sparsesam::attentionCreators();
@@ -31,6 +31,18 @@ __attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const*
     }();
     count = static_cast<std::int32_t>(addresses.size());
     return addresses.data();
+}
+
+// The names that TensorRT asks for. Every plugin library has them, so whoever links against this one takes the others.
+
+__attribute__((visibility("default"))) void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+{
+    sparsesamSetLoggerFinder(finder);
+}
+
+__attribute__((visibility("default"))) nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& count)
+{
+    return sparsesamGetCreators(count);
 }
 
 } // extern "C"

@@ -1,7 +1,9 @@
 #include "plugin.hpp"
 
 #include "log.hpp"
+#include <algorithm>
 #include <cstring>
+#include <exception>
 
 namespace sparsesam {
 
@@ -36,6 +38,24 @@ IPluginCapability* Plugin::getCapabilityInterface(PluginCapabilityType type) noe
     return nullptr;
 }
 
+std::int32_t Plugin::fail(std::string const& problem) const noexcept
+{
+    logError(std::string(mName) + ": " + problem + ".");
+    return -1;
+}
+
+//! TensorRT's interface does not throw: no memory, for one, becomes a status.
+template <class Work>
+std::int32_t Plugin::guarded(Work work) const noexcept
+{
+    try {
+        std::string const problem = work();
+        return problem.empty() ? 0 : fail(problem);
+    } catch (std::exception const& error) {
+        return fail(error.what());
+    }
+}
+
 bool Plugin::supportsFormatCombination(
     std::int32_t pos, DynamicPluginTensorDesc const* inOut, std::int32_t nbInputs, std::int32_t) noexcept
 {
@@ -51,22 +71,46 @@ bool Plugin::supportsFormatCombination(
     if (index) {
         return desc.type == DataType::kINT32;
     }
-    return pos == 0 ? elementOf(desc.type).has_value() : desc.type == inOut[0].desc.type;
+    if (pos != 0) {
+        return desc.type == inOut[0].desc.type;
+    }
+    auto const element = elementOf(desc.type);
+    return element && hasKernels(*element);
 }
 
 std::int32_t Plugin::getOutputDataTypes(
-    DataType* outputTypes, std::int32_t nbOutputs, DataType const* inputTypes, std::int32_t) const noexcept
+    DataType* outputTypes, std::int32_t nbOutputs, DataType const* inputTypes, std::int32_t nbInputs) const noexcept
 {
-    for (std::int32_t i = 0; i < nbOutputs; ++i) {
-        outputTypes[i] = isIndexOutput(i) ? DataType::kINT32 : inputTypes[0];
+    return guarded([&]() -> std::string {
+        if (nbInputs < 1) {
+            return "has no inputs";
+        }
+        for (std::int32_t i = 0; i < nbOutputs; ++i) {
+            outputTypes[i] = isIndexOutput(i) ? DataType::kINT32 : inputTypes[0];
+        }
+        return {};
+    });
+}
+
+std::string Plugin::verifyRanks(std::vector<Dims> const& inputs) const
+{
+    if (inputs.size() != mInputs.size()) {
+        return "has " + std::to_string(inputs.size()) + " inputs, not " + std::to_string(mInputs.size());
     }
-    return 0;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+        if (inputs[i].nbDims != mInputs[i].rank) {
+            return std::string(mInputs[i].name) + " has " + std::to_string(inputs[i].nbDims) + " dimensions, not "
+                + std::to_string(mInputs[i].rank);
+        }
+    }
+    return {};
 }
 
 std::string Plugin::verify(std::vector<Dims> const& inputs, DataType type) const
 {
-    if (inputs.size() != mInputs.size()) {
-        return "has " + std::to_string(inputs.size()) + " inputs, not " + std::to_string(mInputs.size());
+    auto const problem = verifyRanks(inputs);
+    if (!problem.empty()) {
+        return problem;
     }
     auto const element = elementOf(type);
     if (!element) {
@@ -74,23 +118,14 @@ std::string Plugin::verify(std::vector<Dims> const& inputs, DataType type) const
             + ", not float32, float16 or bfloat16";
     }
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-        if (inputs[i].nbDims != mInputs[i].rank) {
-            return std::string(mInputs[i].name) + " has shape " + describe(inputs[i]) + ", not "
-                + std::to_string(mInputs[i].rank) + " dimensions";
-        }
         for (int axis = 0; axis < inputs[i].nbDims; ++axis) {
             if (inputs[i].d[axis] < 0 || inputs[i].d[axis] > INT32_MAX) {
-                return std::string(mInputs[i].name) + " has shape " + describe(inputs[i]) + ", which is unknown or too large";
+                return std::string(mInputs[i].name) + " has shape " + describe(inputs[i])
+                    + ", which is unknown or too large";
             }
         }
     }
     return check(inputs, *element);
-}
-
-std::int32_t Plugin::fail(std::string const& problem) const noexcept
-{
-    logError(std::string(mName) + ": " + problem + ".");
-    return -1;
 }
 
 namespace {
@@ -105,33 +140,64 @@ std::vector<Dims> shapes(Desc const* inputs, std::int32_t count, Dims (*shape)(D
     return all;
 }
 
-Dims largest(DynamicPluginTensorDesc const& desc) { return desc.max; }
+Dims usual(DynamicPluginTensorDesc const& desc) { return desc.opt; }
+Dims largest(DynamicPluginTensorDesc const& desc) { return desc.max; } // upper bounds, which need not fit each other
 Dims current(PluginTensorDesc const& desc) { return desc.dims; }
 
+Dims ranks(DimsExprs const& shape)
+{
+    Dims dims{};
+    dims.nbDims = shape.nbDims;
+    return dims;
+}
+
+bool same(std::vector<Dims> const& some, std::vector<Dims> const& others)
+{
+    return std::equal(some.begin(), some.end(), others.begin(), others.end(), [](Dims const& a, Dims const& b) {
+        return std::equal(a.d, a.d + a.nbDims, b.d, b.d + b.nbDims);
+    });
+}
+
 } // namespace
+
+std::int32_t Plugin::getOutputShapes(DimsExprs const* inputs, std::int32_t nbInputs, DimsExprs const*, std::int32_t,
+    DimsExprs* outputs, std::int32_t, IExprBuilder& builder) noexcept
+{
+    return guarded([&] {
+        auto const problem = verifyRanks(shapes(inputs, nbInputs, ranks));
+        if (problem.empty()) {
+            outputShapes(inputs, outputs, builder);
+        }
+        return problem;
+    });
+}
 
 std::int32_t Plugin::configurePlugin(
     DynamicPluginTensorDesc const* in, std::int32_t nbInputs, DynamicPluginTensorDesc const*, std::int32_t) noexcept
 {
-    auto const problem = verify(shapes(in, nbInputs, largest), in[0].desc.type);
-    return problem.empty() ? 0 : fail(problem);
+    return guarded([&] {
+        return nbInputs < 1 ? std::string("has no inputs") : verify(shapes(in, nbInputs, usual), in[0].desc.type);
+    });
 }
 
 std::size_t Plugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, std::int32_t nbInputs,
     DynamicPluginTensorDesc const*, std::int32_t) const noexcept
 {
-    auto const dims = shapes(inputs, nbInputs, largest);
-    auto const problem = verify(dims, inputs[0].desc.type);
-    if (!problem.empty()) {
-        fail(problem);
-        return 0;
-    }
-    return workspace(dims, *elementOf(inputs[0].desc.type));
+    std::size_t bytes = 0;
+    guarded([&] {
+        auto const dims = shapes(inputs, nbInputs, largest);
+        auto const problem = verifyRanks(dims);
+        if (problem.empty()) {
+            bytes = workspace(dims);
+        }
+        return problem;
+    });
+    return bytes;
 }
 
 char const* Plugin::getTimingCacheID() noexcept
 {
-    mTimingCacheId = kBuildId; // other kernels, other times
+    mTimingCacheId = std::string(mName) + " " + kBuildId; // other kernels, other times
     for (auto const& field : savedFields()) {
         std::uint32_t bits = 0;
         std::memcpy(&bits, field.value, sizeof(bits));
@@ -143,12 +209,28 @@ char const* Plugin::getTimingCacheID() noexcept
 std::int32_t Plugin::onShapeChange(
     PluginTensorDesc const* in, std::int32_t nbInputs, PluginTensorDesc const*, std::int32_t) noexcept
 {
-    auto const dims = shapes(in, nbInputs, current);
-    auto problem = verify(dims, in[0].type);
-    if (problem.empty()) {
-        problem = prepare(dims, *elementOf(in[0].type));
-    }
-    return problem.empty() ? 0 : fail(problem);
+    return guarded([&]() -> std::string {
+        auto dims = shapes(in, nbInputs, current);
+        if (!dims.empty() && same(dims, mPreparedShapes) && in[0].type == mPreparedType) {
+            return {}; // an address has changed, no shape
+        }
+        mPreparedShapes.clear();
+        auto problem = dims.empty() ? std::string("has no inputs") : verify(dims, in[0].type);
+        if (problem.empty()) {
+            problem = prepare(dims, *elementOf(in[0].type));
+        }
+        if (problem.empty()) {
+            mPreparedType = in[0].type;
+            mPreparedShapes = std::move(dims);
+        }
+        return problem;
+    });
+}
+
+std::int32_t Plugin::enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* inputs,
+    void* const* outputs, void* workspace, cudaStream_t stream) noexcept
+{
+    return !mPreparedShapes.empty() && launch(inputs, outputs, workspace, stream) ? 0 : -1;
 }
 
 PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept

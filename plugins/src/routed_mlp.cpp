@@ -45,6 +45,13 @@ std::string mismatch(char const* name, Dims const& shape, std::string const& wan
     return std::string(name) + " has shape " + describe(shape) + ", not " + wanted;
 }
 
+//! The batch is the grid's second axis, which CUDA limits.
+std::string tooManyImages(std::int64_t batch)
+{
+    constexpr std::int64_t most = 65535;
+    return batch <= most ? std::string() : "x has " + std::to_string(batch) + " images, more than " + std::to_string(most);
+}
+
 struct NodeAttributes {
     float epsilon;
     std::int32_t numGroups; //!< groups computed in full; 0 where keep_indices says what is
@@ -61,8 +68,16 @@ public:
 
     std::int32_t getNbOutputs() const noexcept override { return 2; }
 
-    std::int32_t getOutputShapes(DimsExprs const* inputs, std::int32_t, DimsExprs const*, std::int32_t,
-        DimsExprs* outputs, std::int32_t, IExprBuilder& builder) noexcept override
+protected:
+    std::vector<SavedField> savedFields() const override
+    {
+        return {{"epsilon", PluginFieldType::kFLOAT32, &mAttributes.epsilon},
+            {"num_groups", PluginFieldType::kINT32, &mAttributes.numGroups}};
+    }
+
+    bool isIndexOutput(std::int32_t output) const override { return output == 1; }
+
+    void outputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& builder) const override
     {
         auto const& x = inputs[kX];
         outputs[0] = x;
@@ -80,29 +95,7 @@ public:
         outputs[1].nbDims = 2;
         outputs[1].d[0] = x.d[0];
         outputs[1].d[1] = x.d[1];
-        return 0;
     }
-
-    std::int32_t enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* in, void* const* out,
-        void* workspace, cudaStream_t stream) noexcept override
-    {
-        if (!mReady) {
-            return -1; // onShapeChange has not succeeded
-        }
-        bool const given = mPack.selection == Pack::Selection::given;
-        bool const launched = given ? enqueueGiven(in, out[0], out[1], stream)
-                                    : enqueueScores(in, workspace, stream) && enqueuePack(in, workspace, out[0], out[1], stream);
-        return launched ? 0 : -1;
-    }
-
-protected:
-    std::vector<SavedField> savedFields() const override
-    {
-        return {{"epsilon", PluginFieldType::kFLOAT32, &mAttributes.epsilon},
-            {"num_groups", PluginFieldType::kINT32, &mAttributes.numGroups}};
-    }
-
-    bool isIndexOutput(std::int32_t output) const override { return output == 1; }
 
     std::string check(std::vector<Dims> const& in, Element element) const override
     {
@@ -131,16 +124,16 @@ protected:
                 return mismatch("x", in[kX], "the tokens of a square grid");
             }
         }
-        std::string why;
         for (auto const* kernel : kernelNames()) {
-            if (!largestBlock(kernel, static_cast<int>(channels), element, why)) {
-                return why;
+            auto const problem = missing(kernel, static_cast<int>(channels), element);
+            if (!problem.empty()) {
+                return problem;
             }
         }
-        return {};
+        return tooManyImages(batch);
     }
 
-    std::size_t workspace(std::vector<Dims> const& in, Element) const override
+    std::size_t workspace(std::vector<Dims> const& in) const override
     {
         bool const given = mPack.selection == Pack::Selection::given;
         return given ? 0 : static_cast<std::size_t>(in[kX].d[0] * in[kX].d[1] / kGroup) * sizeof(float);
@@ -148,7 +141,6 @@ protected:
 
     std::string prepare(std::vector<Dims> const& in, Element element) override
     {
-        mReady = false;
         mBatch = in[kX].d[0];
         mTokens = in[kX].d[1];
         int const width = static_cast<int>(in[kX].d[2]);
@@ -159,13 +151,15 @@ protected:
             mRows = in[kKeepIndices].d[1];
             mKeepStride = in[kKeepIndices].d[0] == 1 ? 0 : mRows;
             mDriver = Driver::get(why);
-            mReady = mDriver && mGiven.load(names[0], width, element, why);
+            if (mDriver) {
+                mGiven.load(names[0], width, element, why);
+            }
             break;
         case Pack::Selection::variance:
-            mReady = mScore.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
+            mScore.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
             break;
         case Pack::Selection::sobel:
-            mReady = mSobel.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
+            mSobel.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
             break;
         }
         if (mPack.selection != Pack::Selection::given) {
@@ -173,6 +167,14 @@ protected:
             mRows = kGroup * groups + (mPack.share ? mTokens / kGroup - groups : 0);
         }
         return why;
+    }
+
+    bool launch(void const* const* in, void* const* out, void* workspace, cudaStream_t stream) const override
+    {
+        if (mPack.selection == Pack::Selection::given) {
+            return launchGiven(in, out[0], out[1], stream);
+        }
+        return launchScores(in, workspace, stream) && launchPack(in, workspace, out[0], out[1], stream);
     }
 
 private:
@@ -189,7 +191,7 @@ private:
         return {"given"};
     }
 
-    bool enqueueScores(void const* const* in, void* scores, cudaStream_t stream) const
+    bool launchScores(void const* const* in, void* scores, cudaStream_t stream) const
     {
         std::int64_t const groups = mTokens / kGroup;
         if (mPack.selection == Pack::Selection::variance) {
@@ -212,7 +214,7 @@ private:
         return mSobel.launch(stream, ceilDivide(groups, mSobel.block()), mBatch, arguments);
     }
 
-    bool enqueuePack(void const* const* in, void const* scores, void* rows, void* rowOfToken, cudaStream_t stream) const
+    bool launchPack(void const* const* in, void const* scores, void* rows, void* rowOfToken, cudaStream_t stream) const
     {
         std::int64_t const groups = mTokens / kGroup;
         PackArguments arguments;
@@ -229,7 +231,7 @@ private:
         return mPackKernel.launch(stream, ceilDivide(groups, mPackKernel.block()), mBatch, arguments);
     }
 
-    bool enqueueGiven(void const* const* in, void* rows, void* rowOfToken, cudaStream_t stream) const
+    bool launchGiven(void const* const* in, void* rows, void* rowOfToken, cudaStream_t stream) const
     {
         std::size_t const words = static_cast<std::size_t>(mBatch * mTokens);
         CUresult const cleared = mDriver->memsetD32Async(
@@ -255,7 +257,6 @@ private:
     Pack mPack;
     NodeAttributes mAttributes;
     // Made by prepare, of one context.
-    bool mReady{false};
     std::int64_t mBatch{}, mTokens{}, mRows{}, mKeepStride{};
     Driver const* mDriver{};
     TypedKernel<ScoreArguments> mScore;
@@ -276,31 +277,13 @@ public:
 
     std::int32_t getNbOutputs() const noexcept override { return 1; }
 
-    std::int32_t getOutputShapes(DimsExprs const* inputs, std::int32_t, DimsExprs const*, std::int32_t,
-        DimsExprs* outputs, std::int32_t, IExprBuilder&) noexcept override
-    {
-        outputs[0] = inputs[kStream];
-        return 0;
-    }
-
-    std::int32_t enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* in, void* const* out,
-        void*, cudaStream_t stream) noexcept override
-    {
-        if (!mReady) {
-            return -1; // onShapeChange has not succeeded
-        }
-        UnpackArguments arguments;
-        arguments.x = in[kStream];
-        arguments.update = in[kUpdate];
-        arguments.row_of_token = in[kRowOfToken];
-        arguments.out = out[0];
-        arguments.num_tokens = narrow(mTokens);
-        arguments.num_rows = narrow(mRows);
-        return mKernel.launch(stream, ceilDivide(mTokens, mKernel.block()), mBatch, arguments) ? 0 : -1;
-    }
-
 protected:
     std::vector<SavedField> savedFields() const override { return {}; }
+
+    void outputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder&) const override
+    {
+        outputs[0] = inputs[kStream];
+    }
 
     std::string check(std::vector<Dims> const& in, Element element) const override
     {
@@ -311,11 +294,11 @@ protected:
         if (in[kRowOfToken].d[0] != batch || in[kRowOfToken].d[1] != tokens) {
             return mismatch("row_of_token", in[kRowOfToken], "(" + std::to_string(batch) + ", " + std::to_string(tokens) + ")");
         }
-        std::string why;
-        return largestBlock("unpack", static_cast<int>(channels), element, why) ? std::string() : why;
+        auto const problem = missing("unpack", static_cast<int>(channels), element);
+        return problem.empty() ? tooManyImages(batch) : problem;
     }
 
-    std::size_t workspace(std::vector<Dims> const&, Element) const override { return 0; }
+    std::size_t workspace(std::vector<Dims> const&) const override { return 0; }
 
     std::string prepare(std::vector<Dims> const& in, Element element) override
     {
@@ -323,12 +306,24 @@ protected:
         mTokens = in[kStream].d[1];
         mRows = in[kUpdate].d[1];
         std::string why;
-        mReady = mKernel.load("unpack", static_cast<int>(in[kStream].d[2]), element, why);
+        mKernel.load("unpack", static_cast<int>(in[kStream].d[2]), element, why);
         return why;
     }
 
+    bool launch(void const* const* in, void* const* out, void*, cudaStream_t stream) const override
+    {
+        UnpackArguments arguments;
+        arguments.x = in[kStream];
+        arguments.update = in[kUpdate];
+        arguments.row_of_token = in[kRowOfToken];
+        arguments.out = out[0];
+        arguments.num_tokens = narrow(mTokens);
+        arguments.num_rows = narrow(mRows);
+        return mKernel.launch(stream, ceilDivide(mTokens, mKernel.block()), mBatch, arguments);
+    }
+
 private:
-    bool mReady{false}; // made by prepare, as all of these
+    // Made by prepare, of one context.
     std::int64_t mBatch{}, mTokens{}, mRows{};
     TypedKernel<UnpackArguments> mKernel;
 };

@@ -9,6 +9,7 @@ namespace {
 using namespace nvinfer1;
 
 constexpr std::int64_t kPatch = 8, kTile = 64;
+constexpr std::int64_t kWindowRows = 256; //!< slots of a window in whole blocks of up to 256 rows
 constexpr double kLog2E = 1.4426950408889634;
 
 //! What distinguishes one node type from another; NodeAttributes are its fields.
@@ -68,33 +69,18 @@ public:
 
     std::int32_t getNbOutputs() const noexcept override { return 1; }
 
-    std::int32_t getOutputShapes(DimsExprs const* inputs, std::int32_t, DimsExprs const*, std::int32_t,
-        DimsExprs* outputs, std::int32_t, IExprBuilder& builder) noexcept override
-    {
-        outputs[0] = inputs[kQkv];
-        outputs[0].d[2] = builder.operation(DimensionOperation::kFLOOR_DIV, *inputs[kQkv].d[2], *builder.constant(3));
-        return 0;
-    }
-
-    std::int32_t enqueue(PluginTensorDesc const*, PluginTensorDesc const*, void const* const* in, void* const* out,
-        void* workspace, cudaStream_t stream) noexcept override
-    {
-        bool launched = false;
-        switch (mPath) {
-        case Path::window: launched = enqueueWindow(in, out[0], workspace, stream); break;
-        case Path::lattice: launched = enqueueTerms(in, workspace, stream) && enqueueLattice(in, out[0], workspace, stream); break;
-        case Path::listed: launched = enqueueTerms(in, workspace, stream) && enqueueListed(in, out[0], workspace, stream); break;
-        case Path::none: break; // onShapeChange has not succeeded
-        }
-        return launched ? 0 : -1;
-    }
-
 protected:
     std::vector<SavedField> savedFields() const override
     {
         return {{"num_heads", PluginFieldType::kINT32, &mAttributes.numHeads},
             {"scale", PluginFieldType::kFLOAT32, &mAttributes.scale},
             {"lattice_offsets", PluginFieldType::kINT32, &mAttributes.latticeOffsets}};
+    }
+
+    void outputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& builder) const override
+    {
+        outputs[0] = inputs[kQkv];
+        outputs[0].d[2] = builder.operation(DimensionOperation::kFLOOR_DIV, *inputs[kQkv].d[2], *builder.constant(3));
     }
 
     std::string check(std::vector<Dims> const& in, Element element) const override
@@ -141,52 +127,55 @@ protected:
             return "lattice_offsets is " + std::to_string(offsets) + ", which " + std::to_string(shape.keys)
                 + " keys of this node are not";
         }
-        std::string why;
         for (auto const* kernel : kernelNames()) {
-            if (!largestBlock(kernel, static_cast<int>(shape.headDim), element, why)) {
-                return why;
+            auto const problem = missing(kernel, static_cast<int>(shape.headDim), element);
+            if (!problem.empty()) {
+                return problem;
             }
         }
         return {};
     }
 
-    std::size_t workspace(std::vector<Dims> const& in, Element element) const override
+    std::size_t workspace(std::vector<Dims> const& in) const override
     {
         auto const shape = shapeOf(in);
-        std::int64_t floats = 0;
-        if (path() == Path::window) {
-            std::string why;
-            std::int64_t const block = *largestBlock("window", static_cast<int>(shape.headDim), element, why);
-            floats = shape.sequences() * ceilDivide(shape.slots, block) * block * (kWindowSize + kWindowColumns);
-        } else {
+        std::int64_t rows = kWindowRows * (kWindowSize + kWindowColumns);
+        if (path() != Path::window) {
             auto const [rowStep, colStep] = steps();
-            floats = shape.sequences() * (ceilDivide(shape.side, rowStep) + ceilDivide(shape.side, colStep)) * shape.slots;
+            rows = (ceilDivide(shape.side, rowStep) + ceilDivide(shape.side, colStep)) * shape.slots;
         }
-        return static_cast<std::size_t>(floats) * sizeof(float);
+        return static_cast<std::size_t>(shape.sequences() * rows) * sizeof(float);
     }
 
     std::string prepare(std::vector<Dims> const& in, Element element) override
     {
         mShape = shapeOf(in);
-        mPath = Path::none;
         std::string why;
         int const width = static_cast<int>(mShape.headDim);
         auto const names = kernelNames();
-        bool loaded = false;
-        switch (path()) {
-        case Path::window: loaded = mWindow.load(names[0], width, element, why); break;
-        case Path::lattice: loaded = mTerms.load(names[0], width, element, why) && mLattice.load(names[1], width, element, why); break;
-        case Path::listed: loaded = mTerms.load(names[0], width, element, why) && mListed.load(names[1], width, element, why); break;
-        case Path::none: break;
-        }
-        if (loaded) {
-            mPath = path();
+        if (path() == Path::window) {
+            if (mWindow.load(names[0], width, element, why) && windowBlocks() * mWindow.block() > kWindowRows) {
+                return "blocks of " + std::to_string(mWindow.block()) + " slots do not fit the workspace";
+            }
+        } else if (mTerms.load(names[0], width, element, why)) {
+            path() == Path::lattice ? mLattice.load(names[1], width, element, why)
+                                    : mListed.load(names[1], width, element, why);
         }
         return why;
     }
 
+    bool launch(void const* const* in, void* const* out, void* workspace, cudaStream_t stream) const override
+    {
+        if (path() == Path::window) {
+            return launchWindow(in, out[0], workspace, stream);
+        }
+        return launchTerms(in, workspace, stream)
+            && (path() == Path::lattice ? launchLattice(in, out[0], workspace, stream)
+                                        : launchListed(in, out[0], workspace, stream));
+    }
+
 private:
-    enum class Path { none, lattice, window, listed };
+    enum class Path { lattice, window, listed };
 
     //! Sizes of an input of this node.
     struct Shape {
@@ -236,10 +225,11 @@ private:
         return {kPatch >> ((bits + 1) / 2), kPatch >> (bits / 2)};
     }
 
+    std::int64_t windowBlocks() const { return ceilDivide(mShape.slots, mWindow.block()); }
     std::int32_t heads() const { return mAttributes.numHeads; }
     float scaleInBase2() const { return static_cast<float>(mAttributes.scale * kLog2E); }
 
-    bool enqueueTerms(void const* const* in, void* terms, cudaStream_t stream) const
+    bool launchTerms(void const* const* in, void* terms, cudaStream_t stream) const
     {
         auto const [rowStep, colStep] = steps();
         RelativeTermsArguments arguments;
@@ -257,7 +247,7 @@ private:
         return mTerms.launch(stream, 2 * mShape.side * mShape.sequences(), 1, arguments);
     }
 
-    bool enqueueLattice(void const* const* in, void* out, void const* terms, cudaStream_t stream) const
+    bool launchLattice(void const* const* in, void* out, void const* terms, cudaStream_t stream) const
     {
         auto const [rowStep, colStep] = steps();
         LatticeAttentionArguments arguments;
@@ -274,7 +264,7 @@ private:
         return mLattice.launch(stream, mShape.tokens / mLattice.block() * mShape.sequences(), 1, arguments);
     }
 
-    bool enqueueWindow(void const* const* in, void* out, void* scratch, cudaStream_t stream) const
+    bool launchWindow(void const* const* in, void* out, void* scratch, cudaStream_t stream) const
     {
         WindowAttentionArguments arguments;
         arguments.qkv = in[kQkv];
@@ -289,10 +279,10 @@ private:
         arguments.num_tokens = narrow(mShape.tokens);
         arguments.scale = scaleInBase2();
         arguments.log2_e = static_cast<float>(kLog2E);
-        return mWindow.launch(stream, ceilDivide(mShape.slots, mWindow.block()) * mShape.sequences(), 1, arguments);
+        return mWindow.launch(stream, windowBlocks() * mShape.sequences(), 1, arguments);
     }
 
-    bool enqueueListed(void const* const* in, void* out, void const* terms, cudaStream_t stream) const
+    bool launchListed(void const* const* in, void* out, void const* terms, cudaStream_t stream) const
     {
         void const* const unused = in[kRelIndex];
         bool const windowed = mPattern.windowed, ranked = mPattern.ranked;
@@ -319,7 +309,6 @@ private:
     Pattern mPattern;
     NodeAttributes mAttributes;
     // Made by prepare, of one context.
-    Path mPath{Path::none};
     Shape mShape{};
     TypedKernel<RelativeTermsArguments> mTerms;
     TypedKernel<LatticeAttentionArguments> mLattice;

@@ -284,7 +284,10 @@ private:
         for (auto const& input : mInputs) {
             inputShapes.push_back(expressions.shape(input.dims));
         }
-        build.getOutputShapes(inputShapes.data(), inputs, nullptr, 0, shapes.data(), outputs, expressions);
+        if (build.getOutputShapes(inputShapes.data(), inputs, nullptr, 0, shapes.data(), outputs, expressions)) {
+            std::cout << "getOutputShapes failed\n";
+            return;
+        }
         for (std::int32_t i = 0; i < outputs; ++i) {
             mOutputs[i].type = types[i];
             mOutputs[i].dims = values(shapes[i]);
@@ -348,10 +351,12 @@ private:
         engine.reset();
         for (auto& context : contexts) {
             auto& runtime = part<IPluginV3OneRuntime>(*context.plugin, PluginCapabilityType::kRUNTIME);
-            if (runtime.onShapeChange(inDescs.data(), static_cast<std::int32_t>(inDescs.size()), outDescs.data(),
-                    static_cast<std::int32_t>(outDescs.size()))) {
-                std::cout << "onShapeChange failed\n";
-                return;
+            for (int call = 0; call < 2; ++call) { // TensorRT calls it for new addresses too
+                if (runtime.onShapeChange(inDescs.data(), static_cast<std::int32_t>(inDescs.size()), outDescs.data(),
+                        static_cast<std::int32_t>(outDescs.size()))) {
+                    std::cout << "onShapeChange failed\n";
+                    return;
+                }
             }
         }
         int status = 0;

@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from ..progress import Advance
 
 T = TypeVar("T")
 POLL_SECONDS = 0.05
+MOST_MESSAGES = 1000
 _EXPECTED = "already exists, the output tensors of this new instance"
 """RTX's parser warns of every second call of a function, whose nodes keep their names; nothing here queries them."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Messages:
-    """What a builder said while it worked, each message on one line."""
+    """What TensorRT said since this was made, each message on one line; the oldest are dropped."""
 
-    warnings: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_MESSAGES))
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=MOST_MESSAGES))
 
     def reason(self) -> str:
-        """Why the last step failed: the error a builder logs last is the outermost, complete one."""
-        return self.errors[-1] if self.errors else "it gave no reason"
+        """Why a step just failed: the error that is logged last is the outermost, complete one. Forgets all errors."""
+        reason = self.errors[-1] if self.errors else "it gave no reason"
+        self.errors.clear()
+        return reason
 
 
 def plain(message: str) -> str:
@@ -45,15 +50,15 @@ def plain(message: str) -> str:
 
 
 def logger_into(trt: ModuleType, messages: Messages) -> Any:
-    """The process's ``ILogger`` for this library, which keeps warnings and errors in ``messages`` from now on.
+    """The process's ``ILogger`` for this library, which tells ``messages`` too, for as long as they are held.
 
-    There is one because TensorRT goes on using the first it was given for as long as anything lives that it made.
+    There is one because TensorRT goes on using the first it was given for as long as anything lives that it made; so
+    everybody who listens hears of everything.
     """
-    logger = _LOGGERS.get(trt.ILogger)
-    if logger is None:
-        logger = _LOGGERS[trt.ILogger] = _make_logger(trt)
-    logger.messages = messages
-    return logger
+    if trt.ILogger not in _LOGGERS:
+        _LOGGERS[trt.ILogger] = _make_logger(trt)
+    _LOGGERS[trt.ILogger].listeners.add(messages)
+    return _LOGGERS[trt.ILogger]
 
 
 _LOGGERS: dict[type, Any] = {}
@@ -68,11 +73,12 @@ def _make_logger(trt: ModuleType) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.messages = Messages()
+            self.listeners: WeakSet[Messages] = WeakSet()
 
         def log(self, level: Any, message: str) -> None:
             if level in kinds and (text := plain(message)) and _EXPECTED not in text:
-                getattr(self.messages, kinds[level]).append(text)
+                for messages in tuple(self.listeners):
+                    getattr(messages, kinds[level]).append(text)
 
     return Logger()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..errors import CheckFailed, EnvironmentProblem
@@ -19,14 +18,12 @@ class OpenEngine:
     """A deserialized engine and what must live as long as it does.
 
     Attributes:
-        trt: the runtime's module.
         engine: an ``ICudaEngine``.
         path: the file it came from.
         kernels: what runs it, in words.
         messages: what the runtime says from here on.
     """
 
-    trt: ModuleType
     engine: Any
     path: Path
     kernels: str
@@ -42,6 +39,7 @@ def open_engine(folder: Path, manifest: EngineManifest, record: FileRecord, devi
         CheckFailed: files, runtime or GPU are not those of the manifest, or the engine does not deserialize.
         EnvironmentProblem: no such GPU, no such runtime, or a plugin library does not load.
     """
+    folder = folder.resolve()  # a bare name would be looked for elsewhere by dlopen
     devices = cuda_devices()
     if device >= len(devices):
         raise EnvironmentProblem(
@@ -65,4 +63,4 @@ def open_engine(folder: Path, manifest: EngineManifest, record: FileRecord, devi
     if engine is None:
         raise CheckFailed(f"{path} does not load ({messages.reason()}); rebuild it on this machine.")
     kernels = f"{manifest.builder} {trt.__version__} on {devices[device].name}"
-    return OpenEngine(trt, engine, path, kernels, messages, runtime, logger)
+    return OpenEngine(engine, path, kernels, messages, runtime, logger)

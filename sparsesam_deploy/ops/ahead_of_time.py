@@ -32,6 +32,9 @@ FLOAT32_SCRATCH = {"terms", "scratch", "scores"}
 FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
 
 
+LAUNCH_EXTRAS = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
+"""What a kernel may ask of its launcher besides a grid and shared memory; ours must ask for none of it."""
+
 Element = Literal["fp16", "bf16", "fp32"]
 
 
@@ -179,6 +182,12 @@ def compile_variant(variant: Variant, capability: str, element: Element, ptx_ver
     options = launch.options | ({} if ptx_version is None else {"ptx_version": ptx_version})
     compiled = compile(source, target=GPUTarget("cuda", int(capability.replace(".", "")), 32), options=options)
     cubin, metadata = compiled.asm["cubin"], compiled.metadata
+    extras = {name: getattr(metadata, name) for name in LAUNCH_EXTRAS if getattr(metadata, name, 0)}
+    if extras or metadata.num_ctas != 1:
+        raise EnvironmentProblem(
+            f"this Triton compiles {variant.name} for a launch with {extras or 'clusters'}, which the plugin library "
+            "does not do; install another release of Triton (3.6 to 3.9 do not)."
+        )
     registers, stack = _resources(cubin)
     ptx = compiled.asm["ptx"]
     return Compiled(metadata.name, cubin, ptx, registers, stack, metadata.shared, metadata.num_warps)

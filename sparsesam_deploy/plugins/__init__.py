@@ -34,8 +34,8 @@ def find_library() -> Path:
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():
             raise InvalidInput(f"{VARIABLE} is {named}, which is no file; set it to {LIBRARY} or unset it.")
-        return Path(named)
-    installed = Path(__file__).with_name(LIBRARY)
+        return Path(named).resolve()
+    installed = Path(__file__).resolve().with_name(LIBRARY)
     if not installed.is_file():
         raise EnvironmentProblem(f"the plugin library is not installed: {BUILD}, or set {VARIABLE}.")
     return installed
@@ -57,7 +57,7 @@ def choose_library(builder: str, named: Path | None, without: bool) -> Path | No
             named = find_library()
         except EnvironmentProblem as problem:
             raise EnvironmentProblem(f"{str(problem)[:-1]}, or build slower function bodies: --no-plugins.") from None
-    return named
+    return named.resolve()  # a bare name would be looked for elsewhere by dlopen
 
 
 def tensorrt_major(library: Path) -> int:

@@ -9,11 +9,26 @@ from types import SimpleNamespace
 import pytest
 
 from sparsesam_deploy.engines import builder as builder_module
-from sparsesam_deploy.engines.monitor import make_monitor, plain, run_cancellable
+from sparsesam_deploy.engines.monitor import Messages, logger_into, make_monitor, plain, run_cancellable
 
 from .graphs import build, chain, silent
 
 pytest.importorskip("tensorrt_rtx")
+
+
+def test_everybody_who_listens_hears_everything_for_as_long_as_they_do():
+    """TensorRT keeps the first logger it is given: one that served the latest listener only would leave others deaf."""
+    import tensorrt_rtx as trt
+
+    first, second = Messages(), Messages()
+    logger = logger_into(trt, first)
+    assert logger_into(trt, second) is logger
+    logger.log(trt.ILogger.Severity.ERROR, "no memory")
+    assert first.reason() == second.reason() == "no memory"
+    assert first.reason() == "it gave no reason"  # of a later step
+    del second
+    logger.log(trt.ILogger.Severity.WARNING, "slow")
+    assert list(first.warnings) == ["slow"] and list(logger.listeners) == [first]
 
 
 def test_progress_of_nested_phases():

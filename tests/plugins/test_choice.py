@@ -40,6 +40,19 @@ def test_the_variable_comes_first(installed, tmp_path, monkeypatch):
     assert find_library() == other
 
 
+def test_a_bare_name_becomes_a_path(installed, monkeypatch):
+    """dlopen looks for a name without a slash elsewhere, and may find another library."""
+    monkeypatch.chdir(installed.parent)
+    assert choose_library("tensorrt", Path(plugins.LIBRARY), without=False) == installed
+    monkeypatch.setenv(plugins.VARIABLE, plugins.LIBRARY)
+    assert find_library() == installed
+
+
+def test_a_missing_second_library_is_said(installed, sparsesam_export):
+    outcome = sparsesam_export("plugin-path", "--register")
+    assert outcome.code == 3 and "libsparsesam_plugins_register.so is not there" in outcome.err
+
+
 def test_without_a_library_tensorrt_is_refused_with_both_remedies(installed):
     installed.unlink()
     with pytest.raises(EnvironmentProblem, match=r"not installed: SPARSESAM_NATIVE=1 pip install .*--no-plugins"):

@@ -54,7 +54,7 @@ def test_launches_compute_what_the_reference_does(name, build, tmp_path):
 
 def test_a_gpu_without_machine_code_takes_ptx_and_says_so(build, tmp_path):
     answers = enqueue(build, tmp_path, NODES["unpack"](), capability="103")
-    warning = next(line for line in answers if line.startswith("log 2"))
+    (warning,) = (line for line in answers if line.startswith("log 2"))
     assert "no machine code for compute capability 10.3" in warning and "PTX" in warning
     (launch,) = replay.launches(build, tmp_path)
     assert launch.image["capability"] == 0 and "enqueue 0" in answers
@@ -79,5 +79,7 @@ def test_without_a_driver_nothing_runs(build, tmp_path):
 def test_libraries_are_unloaded_with_the_last_plugin(build, tmp_path):
     enqueue(build, tmp_path, NODES["lattice"]())
     lines = (tmp_path / "launches").read_text().splitlines()
+    prepared = [line for line in lines if line.startswith("attribute")]
+    assert len(prepared) == 2  # a second onShapeChange of the same shapes prepares nothing anew
     loaded, unloaded = len(list(tmp_path.glob("library*"))), [line for line in lines if line.startswith("unload")]
     assert loaded == len(unloaded) == len(set(unloaded)) == 2

@@ -35,7 +35,7 @@ def changed(node: Node, attributes: dict | None = None, **inputs: torch.Tensor) 
 
 def refusal(build, node: Node) -> str:
     lines = describe(build, node)
-    assert "configure -1" in lines and "workspace 0" in lines
+    assert "configure -1" in lines or "getOutputShapes failed" in lines
     return next(line for line in lines if line.startswith("log 1"))
 
 
@@ -63,7 +63,7 @@ def test_an_element_type_that_was_not_compiled(build):
 def test_an_element_type_without_kernels(build, lattice):
     lines = describe(build, changed(lattice, qkv=torch.empty(1, 4096, 576, dtype=torch.int32)))
     assert next(line for line in lines if line.startswith("formats")).split()[1] == "00"
-    assert "configure -1" in lines
+    assert "configure -1" in lines or "getOutputShapes failed" in lines
 
 
 def test_keys_that_are_not_the_lattice_said(build, lattice):
@@ -77,9 +77,21 @@ def test_a_table_of_another_shape(name, build, lattice):
 
 
 def test_a_table_of_another_rank(build, lattice):
-    assert "perm has shape (1, 4096), not 1 dimensions" in refusal(
-        build, changed(lattice, perm=lattice.inputs["perm"][None])
-    )
+    assert "perm has 2 dimensions, not 1" in refusal(build, changed(lattice, perm=lattice.inputs["perm"][None]))
+
+
+@pytest.mark.parametrize("inputs", [{"qkv": torch.empty(4096, 576).half()}, {}], ids=["rank 2", "none but qkv"])
+def test_malformed_nodes_do_not_crash(inputs, build, lattice):
+    """The parser asks for output shapes before anything else has looked at the node."""
+    node = changed(lattice, **inputs) if inputs else replace(lattice, inputs={"qkv": lattice.inputs["qkv"]})
+    lines = describe(build, node)
+    assert "getOutputShapes failed" in lines
+    assert any(line.startswith("log 1 sparsesam: StripeAttention: ") for line in lines)
+
+
+def test_more_images_than_the_grid_has(build, packed):
+    x = packed.inputs["x"].expand(70000, -1, -1)
+    assert "x has 70000 images, more than 65535" in refusal(build, changed(packed, x=x))
 
 
 def test_more_groups_than_there_are(build, packed):

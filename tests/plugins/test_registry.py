@@ -104,12 +104,22 @@ def test_plugins_of_other_lattices_have_other_timing_cache_ids(build):
         attributes = {**good("StripeAttention"), "lattice_offsets": offsets}
         lines += run_host(build, [*node_script("StripeAttention", attributes), "create build"])
     first, second = (line for line in lines if line.startswith("timing_cache_id"))
-    assert first != second and len(first.split()[1]) == 16
+    assert first != second and first.split()[1] == "StripeAttention" and len(first.split()[2]) == 16
 
 
 def test_the_library_needs_neither_cuda_nor_tensorrt(build):
     linked = subprocess.run(["ldd", build / LIBRARY], capture_output=True, text=True, check=True).stdout
     assert "not found" not in linked and not re.search("cuda|nvinfer", linked)
+
+
+def test_the_shim_takes_no_other_librarys_creators(build, runtime, tmp_path):
+    """Every plugin library exports ``getCreators``; one that was loaded before must not answer in our place."""
+    source = 'extern "C" void* getCreators(int& n) { n = 0; return nullptr; } extern "C" void setLoggerFinder(void*) {}'
+    (tmp_path / "other.cpp").write_text(source)
+    other = tmp_path / "libother.so"
+    subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "other.cpp", "-o", other], check=True)
+    command = [build / HOST, build / REGISTER, runtime]
+    assert drive(command, ["creators"], {"LD_PRELOAD": str(other)}) == drive(command, ["creators"])
 
 
 def test_the_shim_without_tensorrt_says_so(build):
