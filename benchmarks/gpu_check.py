@@ -35,7 +35,7 @@ from benchmarks.targets import SPEED_UP, Target, targets
 from benchmarks.timing import reason
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 470
+LIMIT = 475
 """Seconds for all parts together."""
 COMPILE_SECONDS = 240
 """More for a family whose baseline torch.compile compiles."""
@@ -45,6 +45,7 @@ KERNEL_TESTS = (
     "tests/model/test_captured.py",
     "tests/model/test_backend.py",
 )
+RUNTIME_TESTS = "tests/engines/python_runtime/test_on_a_gpu.py"
 LINES = 400
 """Of a part's output that are kept to judge it by."""
 MEMORY_ERRORS = 99
@@ -129,14 +130,16 @@ def _kill(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def judge_tests(finished: Finished, results: dict | None) -> list[Outcome]:
-    name = "kernel tests on the GPU"
-    if finished.code is None:
-        return [Outcome(name, "failed", "stopped at the time limit; run them alone to see which test hangs")]
-    missing = finished.line_with("ModuleNotFoundError", "PackageNotFoundError")
-    if finished.code in (2, 4) and missing:
-        return [Outcome(name, "not run", missing.removeprefix("E ").strip())]
-    return [Outcome(name, "failed" if finished.code else "passed", finished.last.strip("= "))]
+def judge_tests(name: str) -> Judge:
+    def judge(finished: Finished, results: dict | None) -> list[Outcome]:
+        if finished.code is None:
+            return [Outcome(name, "failed", "stopped at the time limit; run them alone to see which test hangs")]
+        missing = finished.line_with("ModuleNotFoundError", "PackageNotFoundError")
+        if finished.code in (2, 4) and missing:
+            return [Outcome(name, "not run", missing.removeprefix("E ").strip())]
+        return [Outcome(name, "failed" if finished.code else "passed", finished.last.strip("= "))]
+
+    return judge
 
 
 def judge_memory(finished: Finished, results: dict | None) -> list[Outcome]:
@@ -190,7 +193,7 @@ def parts(compiled: bool) -> list[Part]:
     memory = ("--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(MEMORY_ERRORS))
     workers = min(8, (os.cpu_count() or 1) // 2)  # kernels are compiled for each test, on the CPU
     spread = ("-n", str(workers)) if workers > 1 and importlib.util.find_spec("xdist") else ()
-    tests = (python, "-m", "pytest", "-q", "--color=no", *spread, *KERNEL_TESTS)
+    pytest = (python, "-m", "pytest", "-q", "--color=no")
     pytest_missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
 
     def module(name: str, *options: str) -> tuple[str, ...]:
@@ -202,7 +205,14 @@ def parts(compiled: bool) -> list[Part]:
         return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
 
     return [
-        Part("kernel tests", 115, tests, judge_tests, writes_json=False, why_not=pytest_missing),
+        Part(
+            "kernel tests",
+            110,
+            (*pytest, *spread, *KERNEL_TESTS),
+            judge_tests("kernel tests on the GPU"),
+            writes_json=False,
+            why_not=pytest_missing,
+        ),
         Part(
             "memory check",
             50,
@@ -214,11 +224,19 @@ def parts(compiled: bool) -> list[Part]:
         ),
         Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
         Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part(
+            "runtime tests",
+            20,
+            (*pytest, RUNTIME_TESTS),
+            judge_tests("runtime tests on the GPU"),
+            writes_json=False,
+            why_not=pytest_missing,
+        ),
         Part("plugins", 45, module("plugin_checks"), judge_checks("plugins")),
-        Part("attention", 65, module("attention_speed"), judge_benchmark("attention")),
+        Part("attention", 60, module("attention_speed"), judge_benchmark("attention")),
         encoder("vit_b", 35),
         encoder("vit_l", 40),
-        encoder("vit_h", 65),
+        encoder("vit_h", 60),
     ]
 
 

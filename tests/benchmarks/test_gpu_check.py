@@ -35,7 +35,7 @@ def finished(code: int | None, *lines: str) -> Finished:
     ids=("passed", "failed", "package-missing", "file-missing", "overrun"),
 )
 def test_kernel_tests_are_judged(end: Finished, status: str, words: str):
-    (outcome,) = judge_tests(end, None)
+    (outcome,) = judge_tests("kernel tests on the GPU")(end, None)
     assert outcome.status == status and words in outcome.detail
 
 
