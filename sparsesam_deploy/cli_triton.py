@@ -85,11 +85,13 @@ def triton(
     batches = f"up to {written.max_batch_size} images" if written.max_batch_size else "none, one image at a time"
     click.echo(f"written to {output}: {', '.join(written.models)}, version {chosen.version}")
     click.echo(f"encoder batches: {batches}")
+    for path in written.kept:
+        click.echo(f"left as it is, though this release writes another: {path}")
     click.echo(f"\n{written.launch.container}\n\n{written.launch.build}\n{written.launch.docker}")
 
 
 def _gpu_numbers(gpus: tuple[str, ...]) -> tuple[int, ...]:
     for gpu in gpus:
-        if not gpu.strip().isdigit():
+        if not gpu.strip().isdecimal():
             raise InvalidInput(f"--gpus {','.join(gpus)}: {gpu!r} is no GPU number; give for example 0,1.")
     return tuple(map(int, gpus))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from ..engines.manifest import EngineManifest
 from ..engines.options import DECODER_PROFILE
+from ..plugins import REGISTER
 from .options import ServingOptions
 
-REGISTRATION_LIBRARY = "libsparsesam_plugins_register.so"
-"""Registers the plugins when it is loaded, which is all that Triton does with a plugin library."""
 MOUNT = "/models"
 IMAGE = "sparsesam-triton"
 SUPPORT_MATRIX = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
@@ -35,11 +34,12 @@ class Launch:
 
     @classmethod
     def of(cls, repository: Path, manifest: EngineManifest, options: ServingOptions) -> Launch:
-        engines = "tensorrt_plan" in (options.platform, options.decoder_platform)
+        encoder, decoder = (each == "tensorrt_plan" for each in (options.platform, options.decoder_platform))
         server = ["tritonserver", f"--model-repository={MOUNT}"]
-        if options.platform == "tensorrt_plan" and manifest.plugins:
-            server.append(f"--backend-config=tensorrt,plugins={MOUNT}/{REGISTRATION_LIBRARY}")
-        if engines and manifest.version_compatible:
+        if encoder and manifest.libraries:  # Triton only dlopens what it is given
+            server.append(f"--backend-config=tensorrt,plugins={MOUNT}/{REGISTER}")
+        if (encoder and manifest.carries_host_code) or (decoder and manifest.version_compatible):
+            # Triton's only way to have host code allowed, which embedded plugins are too
             server.append("--backend-config=tensorrt,version-compatible=true")
         if options.cache_mib:
             server.append(f"--cache-config=local,size={options.cache_mib << 20}")
@@ -50,7 +50,7 @@ class Launch:
             f"docker build --build-arg RELEASE=YY.MM -t {IMAGE} - < {shlex.quote(str(repository / 'Dockerfile'))}",
             f"docker run --rm {gpus}--shm-size=1g -p 8000:8000 -p 8001:8001 -p 8002:8002 "
             f"-v {shlex.quote(str(repository))}:{MOUNT}:ro {IMAGE} {shlex.join(server)}",
-            _container(manifest, options, engines),
+            _container(manifest, options, encoder or decoder),
         )
 
 
@@ -72,7 +72,7 @@ def _container(manifest: EngineManifest, options: ServingOptions, engines: bool)
 
 
 def readme(launch: Launch, manifest: EngineManifest, options: ServingOptions, models: tuple[str, ...]) -> str:
-    """``README-<name>.md`` of a repository."""
+    """``README-<name>-<version>.md`` of a repository."""
     served = {
         "tensorrt_plan": f"TensorRT {manifest.builder_version} engine for {', '.join(manifest.compute_capabilities)}",
         "onnxruntime": f"ONNX Runtime on the {options.device.upper()}",
@@ -82,7 +82,7 @@ def readme(launch: Launch, manifest: EngineManifest, options: ServingOptions, mo
     limit = f"A request has up to {prompts} prompts of {points} points, SAM's padding point included.\n"
     limit = limit if options.decoder_platform == "tensorrt_plan" else ""
     return f"""\
-# {options.name}: image file and prompts to masks
+# {options.name}, version {options.version}: image file and prompts to masks
 
 {manifest.family} of {manifest.checkpoint.source} (SHA-256 {sha256}), {manifest.precision}; encoder: \
 {served[options.platform]}; decoder: {served[options.decoder_platform]}. Models: {", ".join(models)}.

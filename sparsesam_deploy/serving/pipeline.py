@@ -30,6 +30,9 @@ LABELS = TensorSpec("point_labels", "TYPE_INT32", (ANY, ANY))
 MULTIMASK = TensorSpec("multimask_output", "TYPE_BOOL", (1,), optional=True)
 SIZE = TensorSpec("original_size", "TYPE_INT64", (2,))
 MASKS = TensorSpec("masks", "TYPE_BOOL", (ANY,) * 4)
+MAX_MASK_PIXELS = 1 << 29
+"""Of all masks of a request: half of the shared memory that `launch` gives the container, through which masks go, and
+one prompt's three masks of the largest image that Pillow decodes."""
 
 
 def model_set(
@@ -47,13 +50,13 @@ def model_set(
 
     image_size = {"image_size": manifest.preprocessing.image_size}
     statistics = {name: getattr(manifest.preprocessing, name) for name in ("pixel_mean", "pixel_std")}
-    mask_size = {"mask_size": masks.dims[-1]}
+    mask_size, limit = {"mask_size": masks.dims[-1]}, {"max_mask_pixels": MAX_MASK_PIXELS}
     models = {
         "encoder": encoder_config(manifest, encoder, options, plans),
         "decoder": decoder_config(decoder, options, plans),
         "image": _python_model(options, "image", (IMAGE,), (pixels, SIZE), image_size | statistics),
-        "prompts": _python_model(options, "prompts", (COORDS, LABELS, SIZE), prompts, image_size | mask_size),
-        "masks": _python_model(options, "masks", (*candidates, SIZE, MULTIMASK), answers, image_size),
+        "prompts": _python_model(options, "prompts", (COORDS, LABELS, SIZE), prompts, image_size | mask_size | limit),
+        "masks": _python_model(options, "masks", (*candidates, SIZE, MULTIMASK), answers, image_size | limit),
     }
     embed = {
         "image": _step(models["image"]),

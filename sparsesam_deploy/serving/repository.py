@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,13 @@ from google.protobuf import text_format
 
 from ..artifacts import output_folder, sha256_file
 from ..errors import InvalidInput
+from ..plugins import REGISTER
 from ..progress import Stages
 from .config import schema
-from .launch import DOCKERFILE, REGISTRATION_LIBRARY, Launch, readme
+from .launch import DOCKERFILE, Launch, readme
 from .options import ServingOptions
 from .pipeline import ENSEMBLES, PYTHON_MODELS, model_set
+from .publish import publish, undo_interrupted
 from .source import Network, Platform, Source, check_alike, check_platform
 
 CONFIG = "config.pbtxt"
@@ -28,13 +29,17 @@ ONNX, PYTHON, KEPT = "model.onnx", "model.py", ".keep"
 
 @dataclass(frozen=True)
 class Repository:
-    """What was written: model names, how to start the server, and whether it joins requests to batches."""
+    """What was written: model names, how to start the server, and whether it joins requests to batches.
+
+    ``kept`` are files beside the models that were there already with another content, and were left as they are.
+    """
 
     output: Path
     options: ServingOptions
     models: tuple[str, ...]
     max_batch_size: int
     launch: Launch
+    kept: tuple[Path, ...]
 
     def as_json(self) -> dict:
         return {
@@ -47,6 +52,7 @@ class Repository:
             "docker_build": self.launch.build,
             "docker_run": self.launch.docker,
             "container": self.launch.container,
+            "kept": list(map(str, self.kept)),
         }
 
 
@@ -60,6 +66,7 @@ def write_repository(
     """Serve the builds in ``folders``, one model for one or several GPUs, from the repository ``output``.
 
     A repository that is there already gets another model, or another version of this one; nothing in it is overwritten.
+    What a run that was interrupted has left in it is removed.
 
     Args:
         registration_library: ``libsparsesam_plugins_register.so``, if it is not in the first folder.
@@ -82,6 +89,7 @@ def write_repository(
     launch = Launch.of(output, manifest, options)
     names = tuple(config.name for config in models.values())
     with output_folder(output) as folder, stages("copy files"):
+        undo_interrupted(output)
         configs = {config.name: text_format.MessageToString(config) for config in models.values()}
         _check_free(output, configs, options.version)
         libraries = _libraries(sources[0], options.platform, registration_library)
@@ -97,9 +105,10 @@ def write_repository(
         for library in libraries.values():
             shutil.copyfile(library, folder / library.name)
         (folder / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
-        (folder / f"README-{options.name}.md").write_text(readme(launch, manifest, options, names), encoding="utf-8")
-        _add_versions(folder, output, names, options.version)
-    return Repository(output, options, names, models["encoder"].max_batch_size, launch)
+        document = folder / f"README-{options.name}-{options.version}.md"
+        document.write_text(readme(launch, manifest, options, names), encoding="utf-8")
+        kept = publish(folder, output, options.version)
+    return Repository(output, options, names, models["encoder"].max_batch_size, launch, kept)
 
 
 def _content(sources: Sequence[Source], options: ServingOptions) -> dict[str, dict[str, Path]]:
@@ -127,23 +136,24 @@ def _plan(source: Source) -> str:
 
 
 def _libraries(source: Source, platform: Platform, registration: Path | None) -> dict[str, Path]:
-    """The plugin library and the one that registers it, by name; none where no engine needs plugins.
+    """The plugin library and the one that registers it, by name; none where no engine has any to load.
 
     Raises:
         InvalidInput: the registering library is not to be found, or named and not needed.
     """
-    if platform != "tensorrt_plan" or not source.manifest.plugins:
+    if platform != "tensorrt_plan" or not source.manifest.libraries:
         if registration is not None:
-            raise InvalidInput(f"{registration} is not needed: nothing that is served uses plugins; leave it out.")
+            raise InvalidInput(
+                f"{registration} is not needed: no engine that is served loads plugins from a library; leave it out."
+            )
         return {}
-    found = source.folder / REGISTRATION_LIBRARY if registration is None else registration
-    if not found.is_file() or found.name != REGISTRATION_LIBRARY:
+    found = source.folder / REGISTER if registration is None else registration
+    if not found.is_file() or found.name != REGISTER:
         raise InvalidInput(
-            f"{found} is no {REGISTRATION_LIBRARY}, through which Triton gets the engine's plugins; name the one that "
+            f"{found} is no {REGISTER}, through which Triton gets the engine's plugins; name the one that "
             "was built with the plugin library with --registration-library."
         )
-    names = {plugin.library for plugin in source.manifest.plugins}
-    return {name: source.folder / name for name in sorted(names)} | {REGISTRATION_LIBRARY: found}
+    return {name: source.folder / name for name in source.manifest.libraries} | {REGISTER: found}
 
 
 def _check_libraries(output: Path, libraries: Mapping[str, Path]) -> None:
@@ -167,11 +177,3 @@ def _check_free(output: Path, configs: Mapping[str, str], version: int) -> None:
                 f"{there / CONFIG}, which is for all versions of {name}, says something else than is asked for now; "
                 "choose another --name or --output."
             )
-
-
-def _add_versions(folder: Path, output: Path, names: Sequence[str], version: int) -> None:
-    """Move new versions of models that are there already; what is left in ``folder`` is new as a whole."""
-    for name in names:
-        if (output / name).exists():
-            os.replace(folder / name / str(version), output / name / str(version))
-            shutil.rmtree(folder / name)

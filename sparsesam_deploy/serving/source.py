@@ -17,7 +17,10 @@ from ..export.metadata import load_exported
 Platform = Literal["tensorrt_plan", "onnxruntime"]
 ELEMENT_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32"}
 ANY = -1
-SAME = ("checkpoint", "family", "precision", "sparsity", "preprocessing", "batch", "plugins", "builder_version")
+SAME = (
+    *("checkpoint", "family", "precision", "gelu", "sparsity", "preprocessing", "batch"),
+    *("plugins", "builder_version", "version_compatible"),
+)
 """Fields in which engines of one model for several GPUs must agree: one server loads them with one TensorRT."""
 
 
@@ -63,11 +66,13 @@ class Source:
 
         Raises:
             InvalidInput: no manifest, or not one of this release.
-            CheckFailed: a file is missing or has changed, or the build had failed its parity check.
+            CheckFailed: a file is missing or has changed, or the build was checked for parity and did not pass.
         """
         manifest = EngineManifest.read(folder / MANIFEST)
-        if manifest.parity is not None and not manifest.parity["passed"]:
-            raise CheckFailed(f"the build in {folder} failed its parity check; see parity.json there and build again.")
+        if manifest.parity is not None and manifest.parity.get("passed") is not True:
+            raise CheckFailed(
+                f"the build in {folder} has not passed its parity check; see parity.json there and build again."
+            )
         manifest.check(folder)
         manifest.check_sources(folder)
         return cls(folder, manifest)
@@ -119,8 +124,8 @@ def check_alike(sources: Sequence[Source]) -> None:
         for field in SAME:
             if getattr(other.manifest, field) != getattr(first.manifest, field):
                 raise InvalidInput(
-                    f"{first.folder} and {other.folder} differ in their {field.replace('_', ' ')}; build both alike, "
-                    "or serve them as two models with --name."
+                    f"the manifests of {first.folder} and {other.folder} differ in {field}; build both alike, or "
+                    " serve them as two models with --name."
                 )
     owner: dict[str, Path] = {}
     for source in sources:

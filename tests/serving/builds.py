@@ -62,13 +62,21 @@ def _declare(path: Path, kind: str, inputs: dict[str, list], outputs: dict[str, 
     onnx.save(model, path)
 
 
-def plugin(library: bytes) -> PluginRequirement:
+def plugin(library: bytes, embedded: bool) -> PluginRequirement:
     sha256 = hashlib.sha256(library).hexdigest()
-    return PluginRequirement(name="StripeAttention", version="1", namespace="", library=LIBRARY, sha256=sha256)
+    return PluginRequirement(
+        name="StripeAttention", version="1", namespace="", library=LIBRARY, sha256=sha256, embedded=embedded
+    )
 
 
-def make_build(folder: Path, exported: Path, plugin_library: bytes | None = None, **changes: object) -> Path:
-    """A build in ``folder`` of the ONNX files in ``exported``; ``changes`` are fields of its manifest."""
+def make_build(
+    folder: Path, exported: Path, plugin_library: bytes | None = None, embedded: bool = False, **changes: object
+) -> Path:
+    """A build in ``folder`` of the ONNX files in ``exported``; ``changes`` are fields of its manifest.
+
+    With a ``plugin_library`` there is the one that registers it too, as beside an installed one; ``embedded`` says
+    that the engine carries it.
+    """
     folder.mkdir(parents=True)
     for name in ("encoder.onnx", "decoder.onnx"):
         os.link(exported / name, folder / name)
@@ -77,7 +85,8 @@ def make_build(folder: Path, exported: Path, plugin_library: bytes | None = None
         (folder / name).write_text(f"{name} for {capability}")
     if plugin_library is not None:
         (folder / LIBRARY).write_bytes(plugin_library)
-        changes["plugins"] = (plugin(plugin_library),)
+        (folder / REGISTRATION).write_bytes(b"registers them")
+        changes["plugins"] = (plugin(plugin_library, embedded),)
     fields = {
         "engine": FileRecord.of(folder / "encoder.engine"),
         "decoder_engine": FileRecord.of(folder / "decoder.engine"),

@@ -35,6 +35,19 @@ def test_json_is_one_document(sparsesam_export, build, tmp_path):
     assert printed["max_batch_size"] == 4 and printed["version"] == 1
 
 
+@pytest.mark.parametrize("as_json", [False, True], ids=["words", "json"])
+def test_a_file_that_someone_edited_is_named(sparsesam_export, build, tmp_path, as_json):
+    (tmp_path / "repository").mkdir()
+    edited = tmp_path / "repository" / "Dockerfile"
+    edited.write_text("FROM mine\n")
+    outcome = sparsesam_export("triton", build, "-o", tmp_path / "repository", *["--json"] * as_json)
+    assert edited.read_text() == "FROM mine\n"
+    if as_json:
+        assert json.loads(outcome.out)["kept"] == [str(edited)]
+    else:
+        assert f"left as it is, though this release writes another: {edited}\n" in outcome.out
+
+
 def test_the_decoder_follows_the_encoder_unless_told(sparsesam_export, build, tmp_path):
     sparsesam_export("triton", build, "-o", tmp_path / "one", "--platform", "onnxruntime", "--device", "cpu")
     sparsesam_export("triton", build, "-o", tmp_path / "two", "--decoder-platform", "onnxruntime")
@@ -52,11 +65,12 @@ def test_the_decoder_follows_the_encoder_unless_told(sparsesam_export, build, tm
     ("arguments", "message"),
     [
         (("--gpus", "0,x"), "--gpus 0,x: 'x' is no GPU number"),
+        (("--gpus", "0,²"), "--gpus 0,²: '²' is no GPU number"),
         (("--platform", "tensorrt"), "'tensorrt' is not one of"),
         (("--instances", "0"), "0 is not in the range"),
         (("--device", "cpu"), "--device cpu cannot run TensorRT engines"),
     ],
-    ids=["gpus", "platform", "instances", "device"],
+    ids=["gpus", "superscript", "platform", "instances", "device"],
 )
 def test_unusable_options(sparsesam_export, build, tmp_path, arguments, message):
     outcome = sparsesam_export("triton", build, "-o", tmp_path / "repository", *arguments)

@@ -117,6 +117,40 @@ def test_every_model_is_used_once(server):
 
 
 @pytest.mark.parametrize(
+    ("size", "prompts", "message"),
+    [
+        ((30000, 30000), 1, "1 prompts with a mask of 900000000 pixels each ask for more than the 536870912 pixels"),
+        ((100, 100), 8193, "8193 prompts with a mask of 65536 pixels each"),
+        ((1 << 40, 1 << 40), 1, "ask for more than"),
+        ((1, 500_000_000), 1, "original_size 1x500000000 is no image's"),
+        ((14000, 14000), 1, "3 masks of 14000x14000 pixels are more than the 536870912 pixels"),
+    ],
+    ids=["image", "prompts", "overflow", "narrow", "three-masks"],
+)
+def test_a_client_cannot_ask_for_endless_masks(server, size, prompts, message):
+    request = {
+        "image_embeddings": np.zeros((1, 256, 64, 64), np.float32),
+        "original_size": np.array(size, np.int64),
+        "point_coords": np.ones((prompts, 2, 2), np.float32),
+        "point_labels": np.tile(np.array([2, 3], np.int32), (prompts, 1)),
+    }
+    with pytest.raises(triton_server.Refused, match=message) as caught:
+        server.infer("sam_predict", request)
+    assert caught.value.args[0].code == triton_server.TritonError.INVALID_ARG
+
+
+@pytest.mark.parametrize("size", [(1 << 20, 1 << 20), (1, 100_000_000)], ids=["pixels", "matrices"])
+def test_nor_the_last_model_itself(server, size):
+    request = {
+        "mask_candidates": np.zeros((1, 4, 256, 256), np.float32),
+        "iou_candidates": np.zeros((1, 4), np.float32),
+        "original_size": np.array(size, np.int64),
+    }
+    with pytest.raises(triton_server.Refused, match="pixels that one request is answered with"):
+        server.infer("sam_masks", request)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"image": np.zeros(9, np.uint8)}, "image of 9 bytes is not a file that Pillow knows"),

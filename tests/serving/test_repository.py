@@ -44,7 +44,7 @@ def test_engines_are_served(build, write):
     assert files["sam_image/1/model.py"] == Path(image_model.__file__).read_bytes()
     assert files["sam_prompts/1/model.py"] == Path(prompts_model.__file__).read_bytes()
     assert files["sam_masks/1/model.py"] == Path(masks_model.__file__).read_bytes()
-    assert {name for name in files if "/" not in name} == {"Dockerfile", "README-sam.md"}
+    assert {name for name in files if "/" not in name} == {"Dockerfile", "README-sam-1.md"}
 
 
 def test_onnx_files_are_served(build, write):
@@ -76,10 +76,10 @@ def test_another_version_leaves_the_first(tmp_path, build, onnx_files, write):
     first = content(write(build).output)
     newer = make_build(tmp_path / "newer", onnx_files, builder_version="10.14.1.48")
     files = content(write(newer, version=2).output)
-    assert {name: data for name, data in files.items() if name in first and not name.startswith("README")} == {
-        name: data for name, data in first.items() if not name.startswith("README")
-    }
-    assert {"sam/2/.keep", "sam_encoder/2/sm90.plan", "sam_image/2/model.py"} <= set(files) - set(first)
+    assert {name: data for name, data in files.items() if name in first} == first
+    added = {"sam/2/.keep", "sam_encoder/2/sm90.plan", "sam_image/2/model.py", "README-sam-2.md"}
+    assert added <= set(files) - set(first)
+    assert b"10.14.1.48" in files["README-sam-2.md"]
 
 
 def test_another_model_beside_the_first(build, write):
@@ -132,9 +132,14 @@ def test_rtx_builds_are_served_as_onnx(tmp_path, onnx_files, write):
     assert "sam_encoder/1/model.onnx" in content(write(build, **ON_CPU).output)
 
 
-def test_a_build_that_failed_its_check_is_not_served(tmp_path, onnx_files, write):
-    with pytest.raises(CheckFailed, match="failed its parity check"):
-        write(make_build(tmp_path / "rejected", onnx_files, parity={"passed": False}))
+@pytest.mark.parametrize("parity", [{"passed": False}, {}, {"passed": "no"}], ids=["failed", "unsaid", "word"])
+def test_a_build_that_did_not_pass_its_check_is_not_served(tmp_path, onnx_files, write, parity):
+    with pytest.raises(CheckFailed, match="has not passed its parity check"):
+        write(make_build(tmp_path / "rejected", onnx_files, parity=parity))
+
+
+def test_a_build_without_a_check_is_served(tmp_path, onnx_files, write):
+    assert write(make_build(tmp_path / "engine", onnx_files, parity=None)).models
 
 
 @pytest.mark.parametrize("name", ["encoder.engine", "decoder.engine", "decoder.onnx"])
@@ -151,11 +156,13 @@ def test_files_that_are_not_the_manifests(build, write, name):
     ("changes", "message"),
     [
         ({}, "both hold an engine for compute capability 9.0; leave one out"),
-        ({"compute_capabilities": ("SM89",), "precision": "fp16"}, "differ in their precision"),
-        ({"compute_capabilities": ("SM89",), "builder_version": "11.1.0"}, "differ in their builder version"),
-        ({"compute_capabilities": ("SM89",), "batch": BatchProfile(min=1, opt=1, max=8)}, "differ in their batch"),
+        ({"compute_capabilities": ("SM89",), "precision": "fp16"}, "differ in precision"),
+        ({"compute_capabilities": ("SM89",), "builder_version": "11.1.0"}, "differ in builder_version"),
+        ({"compute_capabilities": ("SM89",), "batch": BatchProfile(min=1, opt=1, max=8)}, "differ in batch"),
+        ({"compute_capabilities": ("SM89",), "gelu": "tanh"}, "differ in gelu"),
+        ({"compute_capabilities": ("SM89",), "version_compatible": True}, "differ in version_compatible"),
     ],
-    ids=["same-gpu", "precision", "tensorrt", "batch"],
+    ids=["same-gpu", "precision", "tensorrt", "batch", "gelu", "version-compatible"],
 )
 def test_builds_that_are_not_one_model(tmp_path, build, onnx_files, write, changes, message):
     with pytest.raises(InvalidInput, match=message):
@@ -170,16 +177,34 @@ def test_two_onnx_files_are_refused(tmp_path, build, onnx_files, write):
 
 @pytest.fixture
 def plugin_build(tmp_path, onnx_files) -> Path:
-    build = make_build(tmp_path / "sm90", onnx_files, plugin_library=b"plugins")
-    (build / REGISTRATION).write_bytes(b"registers them")
-    return build
+    return make_build(tmp_path / "sm90", onnx_files, plugin_library=b"plugins")
 
 
 def test_plugins_come_along_and_are_loaded(plugin_build, write):
     written = write(plugin_build)
     files = content(written.output)
     assert files[LIBRARY] == b"plugins" and files[REGISTRATION] == b"registers them"
-    assert f"--backend-config=tensorrt,plugins=/models/{REGISTRATION}" in written.launch.server
+    plugins = f"--backend-config=tensorrt,plugins=/models/{REGISTRATION}"
+    assert list(written.launch.server) == ["tritonserver", "--model-repository=/models", plugins]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["library", "library-deleted"])
+def test_embedded_plugins_need_no_library_but_the_setting(tmp_path, onnx_files, write, there):
+    """The setting is the only one by which Triton allows an engine to bring host code."""
+    build = make_build(tmp_path / "sm90", onnx_files, plugin_library=b"plugins", embedded=True)
+    for name in () if there else (LIBRARY, REGISTRATION):
+        (build / name).unlink()
+    written = write(build)
+    assert not [name for name in content(written.output) if name.endswith(".so")]
+    setting = "--backend-config=tensorrt,version-compatible=true"
+    assert list(written.launch.server) == ["tritonserver", "--model-repository=/models", setting]
+    assert "to the last digit" in written.launch.container
+
+
+def test_an_embedded_encoder_that_is_not_served_needs_no_setting(tmp_path, onnx_files, write):
+    build = make_build(tmp_path / "sm90", onnx_files, plugin_library=b"plugins", embedded=True)
+    server = write(build, platform="onnxruntime").launch.server
+    assert list(server) == ["tritonserver", "--model-repository=/models"]
 
 
 def test_the_registering_library_from_elsewhere(tmp_path, plugin_build, write):
@@ -219,7 +244,7 @@ def test_the_server_command(tmp_path, onnx_files, write, changes, options, expec
     assert docker[-len(written.launch.server) :] == list(written.launch.server)
     assert f"{written.output.resolve()}:/models:ro" in docker
     assert ("--gpus" in docker) == (options != ON_CPU)
-    text = (written.output / "README-sam.md").read_text()
+    text = (written.output / "README-sam-1.md").read_text()
     assert written.launch.docker in text and written.launch.container in text
 
 
@@ -228,7 +253,7 @@ def test_the_readme_names_the_tensorrt_that_is_needed(build, write):
     assert "10.13.3.9, to the last digit" in container and "ONNX Runtime" not in container
 
 
-@pytest.mark.parametrize("document", ["README-sam.md", "docs/serving.md"])
+@pytest.mark.parametrize("document", ["README-sam-1.md", "docs/serving.md"])
 def test_the_request_that_is_shown_runs(build, write, monkeypatch, document):
     """Its code, up to the network."""
     folder = write(build).output if document.startswith("README") else Path(__file__).parents[2]

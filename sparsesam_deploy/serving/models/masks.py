@@ -68,7 +68,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self.image_size = json.loads(parameters["image_size"]["string_value"])
+        self.image_size, self.max_mask_pixels = (
+            json.loads(parameters[name]["string_value"]) for name in ("image_size", "max_mask_pixels")
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         import triton_python_backend_utils as pb_utils
@@ -80,16 +82,33 @@ class TritonPythonModel:
                 for name in ("mask_candidates", "iou_candidates", "original_size")
             )
             multimask = pb_utils.get_input_tensor_by_name(request, "multimask_output")  # optional, true as in SAM
-            outputs = self.finish(candidates, iou, size, multimask is None or bool(multimask.as_numpy()[0]))
-            tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
-            responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
+            try:
+                outputs = self.finish(candidates, iou, size, multimask is None or bool(multimask.as_numpy()[0]))
+            except ValueError as error:
+                wrong = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+                responses.append(pb_utils.InferenceResponse(error=wrong))
+            else:
+                tensors = [pb_utils.Tensor(name, value) for name, value in outputs.items()]
+                responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
         return responses
 
     def finish(
         self, candidates: np.ndarray, iou: np.ndarray, size: np.ndarray, multimask_output: bool
     ) -> dict[str, np.ndarray]:
-        """One request's outputs by name."""
+        """One request's outputs by name.
+
+        Raises:
+            ValueError: more pixels than one request is answered with.
+        """
         low_res, iou = choose(candidates, iou, multimask_output)
+        (height, width), masks = map(int, size), len(low_res) * low_res.shape[1]
+        # the matrices that scale masks have a row of low-resolution pixels for each of the image's rows and columns
+        if max(masks * height * width, (height + width) * low_res.shape[2]) > self.max_mask_pixels:
+            raise ValueError(
+                f"{masks} masks of {height}x{width} pixels are more than the {self.max_mask_pixels} pixels that one "
+                "request is answered with; send fewer prompts at once, set multimask_output to false, or scale the "
+                "image down."
+            )
         rows, columns = (
             upscaling(side, int(original), int(size.max()), self.image_size)
             for side, original in zip(low_res.shape[2:], size, strict=True)

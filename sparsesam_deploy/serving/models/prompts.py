@@ -59,8 +59,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"])["parameters"]
-        self.image_size, self.mask_size = (
-            json.loads(parameters[name]["string_value"]) for name in ("image_size", "mask_size")
+        self.image_size, self.mask_size, self.max_mask_pixels = (
+            json.loads(parameters[name]["string_value"]) for name in ("image_size", "mask_size", "max_mask_pixels")
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -83,10 +83,21 @@ class TritonPythonModel:
         return responses
 
     def prepare(self, coords: np.ndarray, labels: np.ndarray, size: np.ndarray) -> dict[str, np.ndarray]:
-        """One request's outputs by name; no earlier mask. Raises ValueError as `decoder_prompts`."""
+        """One request's outputs by name; no earlier mask.
+
+        Raises:
+            ValueError: as `decoder_prompts`; a size that no encoded image has; more pixels than are answered.
+        """
         height, width = map(int, size)
-        if min(height, width) < 1:
+        if min(height, width) < 1 or int(min(height, width) * (self.image_size / max(height, width)) + 0.5) == 0:
             raise ValueError(f"original_size {height}x{width} is no image's; give what came with the embeddings.")
+        pixels = max(height * width, self.mask_size**2)  # the decoder's own masks are answered too
+        if len(coords) * pixels > self.max_mask_pixels:
+            raise ValueError(
+                f"{len(coords)} prompts with a mask of {pixels} pixels each ask for more than the "
+                f"{self.max_mask_pixels} pixels that one request is answered with; send fewer prompts at once, or "
+                "scale the image down."
+            )
         coords, labels = decoder_prompts(coords, labels, (height, width), self.image_size)
         return {
             "decoder_point_coords": coords,
