@@ -23,7 +23,7 @@ class SizesType(click.ParamType):
         if not isinstance(value, str):
             return value
         parts = value.split(",")
-        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is no list of batch sizes; give for example 1,4.", param, ctx)
         return tuple(int(part) for part in parts)
 
@@ -43,7 +43,7 @@ class SizesType(click.ParamType):
 @click.option("--batch", "batches", type=SizesType(), metavar="N,...", help="Batch sizes.  [default: the smallest]")
 @click.option("--iterations", type=click.IntRange(1), default=50, show_default=True, help="Timed calls of each.")
 @click.option("--cuda-graph", is_flag=True, help="Replay the engine or torch's kernels as one CUDA graph.")
-@click.option("--target-ms", type=click.FloatRange(0, min_open=True), help="Most milliseconds of a median call.")
+@click.option("--target-ms", type=options.FiniteRange(0, min_open=True), help="Most milliseconds of a median call.")
 @options.as_json
 def benchmark(
     folder: Path,

@@ -63,7 +63,14 @@ def test_a_batch_that_was_not_built(build):
         run(build.folder, *ON_CPU, "--batch", "1,4")
 
 
-@pytest.mark.parametrize("sizes", ["0", "1,,2", "many"])
+@pytest.mark.parametrize("sizes", ["0", "1,,2", "many", "²"])
 def test_what_is_no_list_of_sizes(build, sizes):
     with pytest.raises(UsageError, match="is no list of batch sizes; give for example 1,4"):
         run(build.folder, *ON_CPU, "--batch", sizes)
+
+
+@pytest.mark.parametrize("target", ["nan", "inf", "0"])
+def test_what_no_time_can_be_compared_with(build, target):
+    with pytest.raises(UsageError) as caught:
+        run(build.folder, *ON_CPU, "--target-ms", target)
+    assert caught.value.param.name == "target_ms"

@@ -11,13 +11,25 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ..errors import CheckFailed, EnvironmentProblem
+from ..errors import CheckFailed, EnvironmentProblem, SparseSamError
 from ..export.metadata import load_exported
 from ..export.writer import EXTERNAL_DATA_ABOVE
 from .precision import in_float32
 
 PROVIDER = "CPUExecutionProvider"
 """The only provider used here: none is ever chosen behind the user's back."""
+
+
+@contextmanager
+def explained(path: Path, remedy: str = "export the checkpoint again") -> Iterator[None]:
+    """What ONNX Runtime raises over ``path`` becomes a `CheckFailed`: its exceptions share no base but Exception."""
+    try:
+        yield
+    except (MemoryError, SparseSamError):
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckFailed(f"ONNX Runtime cannot run {path} ({reason}); {remedy}.") from error
 
 
 class OnnxRunner:
@@ -53,43 +65,35 @@ class OnnxRunner:
             self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
         else:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
-        with self._explained():
-            self.session = _session(model, path.parent)
+        with explained(path):
+            self.session = _session(model, path)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs and inner values by name, all as float32."""
-        with self._explained():
+        with explained(self.path):
             results = self.session.run(self.names, inputs)
         return {name: np.asarray(value, np.float32) for name, value in zip(self.names, results, strict=True)}
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """ONNX Runtime's exceptions have no common base but Exception."""
-        try:
-            yield
-        except MemoryError:
-            raise
-        except OSError as error:
-            raise EnvironmentProblem(
-                f"cannot write the weights of {self.path} to {tempfile.gettempdir()} ({error.strerror}); "
-                "free space there or set TMPDIR."
-            ) from error
-        except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CheckFailed(
-                f"ONNX Runtime cannot run {self.path} ({reason}); export the checkpoint again."
-            ) from error
 
+def _session(model: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:
+    """A session on ``model``, read from ``source`` with its external data there; loaded weights over 2 GiB go by disk.
 
-def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
-    """A session on ``model``, whose external data (if any) lie in ``folder``; loaded weights above 2 GiB go by disk."""
+    Without ``enable_fallback=False`` a refusal is printed on stdout, where ``--json`` prints, and tried once more.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each of three sessions
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
+    choices = {"providers": [PROVIDER], "enable_fallback": False}
     if sum(len(weight.raw_data) for weight in model.graph.initializer) < EXTERNAL_DATA_ABOVE:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        onnx.save(model, path, save_as_external_data=True, location="weights")
-        return onnxruntime.InferenceSession(path, options, providers=[PROVIDER])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, **choices)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "model.onnx"
+            onnx.save(model, path, save_as_external_data=True, location="weights")
+            return onnxruntime.InferenceSession(path, options, **choices)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write the weights of {source} to {tempfile.gettempdir()} ({error.strerror}); "
+            "free space there or set TMPDIR."
+        ) from error

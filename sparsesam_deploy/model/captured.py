@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,27 @@ from .config import IMAGE_SIZE
 
 WARM_UP = 3
 """Runs before the capture: libraries choose their algorithms and kernels are compiled, which no graph may record."""
+
+
+_capturing = threading.Lock()
+"""A capture begins with waiting for the whole GPU, which fails while another one is recorded on it."""
+
+T = TypeVar("T")
+
+
+def record_graph(run: Callable[[], T], stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Run a few times, then record the next run as a CUDA graph, in ``stream``, which is the current one.
+
+    Returns:
+        The graph, and the results that every replay writes anew.
+    """
+    for _ in range(WARM_UP):
+        run()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with _capturing, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        results = run()
+    return graph, results
 
 
 class CapturedEncoder:
@@ -42,18 +65,13 @@ class CapturedEncoder:
             raise InvalidInput(f"batch {batch} is no number of images; give 1 or more.")
         self._encoder = encoder  # the graph holds addresses of its weights, not the weights
         self._lock = threading.Lock()
-        with torch.no_grad(), torch.cuda.device(self.device):
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(self.device):
             self._image = torch.zeros(batch, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=self.dtype, device=self.device)
             # Of its own, because cuBLAS keeps a workspace for each stream: graphs of one stream would share it.
             self._stream = torch.cuda.Stream()
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UP):
-                    encoder(self._image)
-            self._stream.synchronize()
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._result = encoder(self._image)
+                self._graph, self._result = record_graph(lambda: encoder(self._image), self._stream)
             self._free = torch.cuda.Event()
             self._free.record()
 

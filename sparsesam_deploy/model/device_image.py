@@ -76,7 +76,7 @@ def _resample(images: Tensor, dim: int, size: int) -> Tensor:
     """One pass of Pillow's over ``dim``, uint8 to uint8."""
     if images.shape[dim] == size:
         return images
-    indices, weights = _taps(images.shape[dim], size, images.device)
+    indices, weights = _taps_in_this_stream(images.shape[dim], size, images.device)
     columns = [1] * images.ndim
     columns[dim] = size
     shape = list(images.shape)
@@ -86,6 +86,15 @@ def _resample(images: Tensor, dim: int, size: int) -> Tensor:
     for index, weight in zip(indices, weights, strict=True):
         sums += images.index_select(dim, index).int() * weight.view(columns)
     return (sums >> PRECISION_BITS).to(torch.uint8)
+
+
+def _taps_in_this_stream(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`_taps`, whose memory stays until the current stream is done with it: the cache may drop them before."""
+    found = _taps(old, new, device)
+    if device.type == "cuda":
+        for tensor in found:
+            tensor.record_stream(torch.cuda.current_stream(device))
+    return found
 
 
 @lru_cache(maxsize=16)  # images of one source have one size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -100,6 +102,18 @@ def test_a_tensor_stays_on_its_device():
 def test_what_is_no_image(image, sentence):
     with pytest.raises(ImageError, match=sentence):
         preprocess(image)
+
+
+def test_weights_on_a_gpu_outlive_the_cache(monkeypatch):
+    """They are cached for all streams: memory is to be had again only when the stream that uses them is done."""
+    kept = []
+    taps = [SimpleNamespace(record_stream=lambda stream, name=name: kept.append((name, stream))) for name in "iw"]
+    monkeypatch.setattr(device_image, "_taps", lambda *sizes: tuple(taps))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the current one of {device}")
+    assert device_image._taps_in_this_stream(4, 2, torch.device("cuda", 1)) == tuple(taps)
+    assert kept == [("i", "the current one of cuda:1"), ("w", "the current one of cuda:1")]
+    device_image._taps_in_this_stream(4, 2, torch.device("cpu"))
+    assert len(kept) == 2
 
 
 def test_an_unknown_pillow_is_found_out(monkeypatch):

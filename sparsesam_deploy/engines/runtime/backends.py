@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ...model.checkpoint import LoadedSam
 from ...model.encoder import SparseSamEncoder
 from ...model.layers import cast_copy
 from ..manifest import EngineManifest
+from ..onnx_runner import explained
 from ..opening import OpenEngine, open_engine
 from ..verify import sparsity_of
 
@@ -26,10 +29,12 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 """An image (B, 3, 1024, 1024) on the backend's device -> the encoder's outputs; all float32 and contiguous."""
 
 INPUT = "image"
+LAYERS = frozenset({"Conv", "Erf", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Softmax", "TopK"})
+"""Operators of the graph that compute on activations and never on shapes."""
 
 
 class Backend(ABC):
-    """Weights on a device, shared by any number of runs.
+    """Weights on a device, shared by any number of runs, except that ONNX Runtime on a GPU has them once for each.
 
     Attributes:
         device: where images are taken and results made.
@@ -84,7 +89,7 @@ class _EngineRun:
         self._require(context.set_tensor_address(INPUT, image.data_ptr()))
         results = []
         for name in self.outputs:
-            results.append(torch.empty(tuple(context.get_tensor_shape(name)), device=image.device))
+            results.append(_float32(context.get_tensor_shape(name), image.device))
             self._require(context.set_tensor_address(name, results[-1].data_ptr()))
         self._require(context.execute_async_v3(torch.cuda.current_stream(image.device).cuda_stream))
         return tuple(results)
@@ -97,6 +102,9 @@ class _EngineRun:
 
 class OnnxRuntimeBackend(Backend):
     """``encoder.onnx`` under ONNX Runtime, its custom nodes as their function bodies.
+
+    On the CPU all runs share one session. On a GPU each has its own, with weights of its own, because a session is tied
+    to a stream; arithmetic on shapes may stay on the CPU there, layers may not: see `_check_placement`.
 
     Raises:
         EnvironmentProblem: ONNX Runtime has no provider for ``device``, or no kernels for the graph's precision there.
@@ -111,7 +119,7 @@ class OnnxRuntimeBackend(Backend):
         if provider not in onnxruntime.get_available_providers():
             raise EnvironmentProblem(
                 f"ONNX Runtime {onnxruntime.__version__} has no {provider}; "
-                "pip install 'sparsesam-deploy[onnxruntime-gpu]' in place of onnxruntime."
+                "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu."
             )
         if manifest.precision == "bf16" and device.type == "cpu":
             raise EnvironmentProblem(
@@ -125,21 +133,22 @@ class OnnxRuntimeBackend(Backend):
         if self.device.type == "cpu":
             return partial(self._encode, self.session)
         stream = torch.cuda.current_stream(self.device).cuda_stream
-        options = {"device_id": str(self.device.index), "user_compute_stream": str(stream)}
-        return partial(self._encode, self._session(options))
+        options = {"device_id": str(self.device.index), "user_compute_stream": str(stream), "use_tf32": "0"}
+        session = self._session(options)
+        _check_placement(session, self.provider, self.path)
+        return partial(self._encode, session)
 
     def _session(self, provider_options: dict[str, str]) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        try:
-            session = onnxruntime.InferenceSession(self.path, options, providers=[(self.provider, provider_options)])
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise CheckFailed(f"ONNX Runtime cannot run {self.path} ({reason}); export it again.") from error
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers = [(self.provider, provider_options)]
+        with self._explained():  # a provider that fails is not to be replaced by the CPU's, which is the default
+            session = onnxruntime.InferenceSession(self.path, options, providers=providers, enable_fallback=False)
         if session.get_providers()[0] != self.provider:  # it drops a provider that does not start, and says nothing
             raise EnvironmentProblem(
                 f"{self.provider} of ONNX Runtime {onnxruntime.__version__} does not start on {self.device}; install "
-                "the CUDA and cuDNN it was built for, or use device='cpu'."
+                "the CUDA and cuDNN it was built for, or choose device cpu."
             )
         return session
 
@@ -150,16 +159,20 @@ class OnnxRuntimeBackend(Backend):
         results = []
         for output in session.get_outputs():
             sizes = [size if isinstance(size, int) else len(image) for size in output.shape]  # the batch has a name
-            results.append(torch.empty(sizes, device=self.device))
+            results.append(_float32(sizes, self.device))
             binding.bind_output(output.name, *place, sizes, results[-1].data_ptr())
-        session.run_with_iobinding(binding)
+        with self._explained():
+            session.run_with_iobinding(binding)
         return tuple(results)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.path, "free memory if that is what it lacks, or choose another backend")
 
 
 class TorchBackend(Backend):
     """The encoder rebuilt from its checkpoint with the manifest's sparsity and precision.
 
-    The operators are plain torch on the CPU and the Triton kernels on a GPU.
+    The operators are plain torch on the CPU and the Triton kernels on a GPU, where convolutions are not in TF32.
     """
 
     def __init__(self, loaded: LoadedSam, manifest: EngineManifest, device: torch.device) -> None:
@@ -174,8 +187,64 @@ class TorchBackend(Backend):
         return self._run
 
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:
-        encoder, image = self.encoder, image.to(self.dtype)
+        with _without_tf32() if self.device.type == "cuda" else nullcontext():
+            return tuple(result.float().contiguous() for result in self._encode(image.to(self.dtype)))
+
+    def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
+        encoder, interm = self.encoder, []
         if not encoder.config.hq:
-            return (encoder(image).float().contiguous(),)
-        streams = encoder.block_outputs(image)
-        return encoder.finish(streams[-1]).float().contiguous(), encoder.interm_embeddings(streams).float()
+            return (encoder(image),)
+        for index, stream in enumerate(encoder.streams(image), start=-1):  # the first stream is the embedding's
+            if index in encoder.config.global_blocks:
+                interm.append(encoder.to_grid(stream))
+        return encoder.finish(stream), torch.stack(interm)
+
+
+_precision_lock = threading.Lock()
+"""Torch's setting is the process's: of two runs the later one would restore what the earlier one had set."""
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """cuDNN computes in full float32; torch's default is TF32, with 10 bits behind the point instead of 23.
+
+    Torch has two names for the setting, and raises where the older one is read while they differ: both are set.
+    """
+    cudnn = torch.backends.cudnn
+    with _precision_lock:
+        by_operator = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+        try:
+            allowed = cudnn.allow_tf32
+        except RuntimeError:  # the user has set the newer one
+            allowed = None
+        if allowed is not None:
+            cudnn.allow_tf32 = False
+        cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            if allowed is not None:
+                cudnn.allow_tf32 = allowed
+            cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = by_operator
+
+
+def _float32(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Memory for a result, whatever torch's default dtype is."""
+    return torch.empty(tuple(sizes), dtype=torch.float32, device=device)
+
+
+def _check_placement(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
+    """Raise `EnvironmentProblem` where ONNX Runtime would compute layers elsewhere than on ``provider``.
+
+    It gives the CPU any node that has no kernel on the GPU, and says nothing.
+    """
+    placed = (
+        (part.ep_name, node.op_type)
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+    if elsewhere := sorted({op_type for name, op_type in placed if name != provider and op_type in LAYERS}):
+        raise EnvironmentProblem(
+            f"ONNX Runtime {onnxruntime.__version__} has no {provider} kernels for {', '.join(elsewhere)} of {path}; "
+            "build another precision, or choose the torch backend or device cpu."
+        )

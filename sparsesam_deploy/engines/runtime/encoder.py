@@ -44,7 +44,10 @@ class Encoder:
         return self.manifest.batch
 
     def clone(self) -> Encoder:
-        """Another encoder on the same weights, with working memory of its own."""
+        """Another encoder on the same weights, with working memory of its own; ONNX Runtime on a GPU loads them again.
+
+        On a GPU up to 32 run side by side, as many as torch has streams.
+        """
         return Encoder(self._backend, self.manifest, self._cuda_graph)
 
     def __call__(self, image: Any) -> Any:
@@ -72,7 +75,8 @@ class Encoder:
     def warm_up(self, batch: int | None = None) -> None:
         """Encode an empty image, so that kernels, memory and graph of that batch size (the smallest) are there."""
         batch = self.batch.min if batch is None else batch
-        self._encode(self._checked(torch.zeros(batch, *SIZES, device=self.device)))
+        # From the host, so that pinned memory is there too; the rest is as for an image on the GPU.
+        self._encode(self._checked(torch.zeros(batch, *SIZES, dtype=torch.float32, device="cpu")))
         self._wait()
 
     def measure(
@@ -86,8 +90,8 @@ class Encoder:
         if iterations < 1:
             raise InvalidInput(f"{iterations} iterations measure nothing; give 1 or more.")
         self.warm_up(batch)
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(batch, *SIZES, generator=generator).to(self.device)
+        generator = torch.Generator("cpu").manual_seed(0)
+        image = torch.randn(batch, *SIZES, generator=generator, dtype=torch.float32, device="cpu").to(self.device)
         timed = self._gpu_milliseconds if self.device.type == "cuda" else self._host_milliseconds
         milliseconds = []
         for index in range(iterations):
@@ -96,7 +100,9 @@ class Encoder:
         return Latency.of(batch, milliseconds)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():  # inference_mode would bar the results from training something on them
+        # Not inference_mode, not even the caller's: it would bar results from training something on them, and memory
+        # that is made in the first call from being written by later ones.
+        with torch.inference_mode(False), torch.no_grad():
             return self._run(image)
 
     def _checked(self, image: Tensor) -> Tensor:
@@ -113,13 +119,13 @@ class Encoder:
                 f"{len(image)} images were given, and this build is for {built}; split them, or build with "
                 f"--batch {min(low, max(len(image), 1))},{self.batch.opt},{max(high, len(image))}."
             )
-        if image.is_cuda and image.device != self.device:
+        if image.device.type != "cpu" and image.device != self.device:
             raise InvalidInput(f"the image is on {image.device}, the encoder on {self.device}; move it there.")
         return image
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.current_stream(self.device).synchronize()  # the whole GPU may not be waited for in a capture
 
     def _gpu_milliseconds(self, image: Tensor) -> float:
         with torch.cuda.device(self.device):

@@ -8,17 +8,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...model.captured import record_graph
 from .backends import Backend, Run
-
-WARM_UP = 3
-"""Runs before a capture: what is compiled, chosen or allocated in the first ones no graph may record."""
 
 
 class GpuCall:
     """A run in a stream of its own: calls may come from any thread and any stream and take turns, in host order.
 
     A call returns at once. Its image is read after all that the caller's stream had to do, and the caller's stream goes
-    on with the result. TensorRT must not be given the default stream, in which it would wait for the GPU.
+    on with the result. TensorRT must not be given the default stream, in which it would wait for the GPU. Torch has 32
+    streams for each GPU and deals them out in turn: the 33rd call shares the first one's, right but not side by side.
 
     Args:
         backend: makes the run; with ``cuda_graph`` one more for each batch size, since a graph keeps its run's memory.
@@ -59,11 +58,11 @@ class GpuCall:
 
 
 class _Staging:
-    """Two pinned buffers that take turns, so that the next image is copied while the one before is encoded."""
+    """Two pinned buffers that take turns, so that the host fills one while the GPU has yet to read the other."""
 
     def __init__(self, image: Tensor, device: torch.device) -> None:
         self._device, self._turn = device, 0
-        self._buffers = [torch.empty(image.shape, pin_memory=True) for _ in range(2)]
+        self._buffers = [torch.empty(image.shape, dtype=torch.float32, device="cpu", pin_memory=True) for _ in range(2)]
         self._copied = [torch.cuda.Event() for _ in range(2)]
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -81,12 +80,7 @@ class _Graph:
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, ...]], image: Tensor, stream: torch.cuda.Stream) -> None:
         self._run = run  # the graph has the addresses of its memory
         self._image = image.clone()
-        for _ in range(WARM_UP):
-            run(self._image)
-        stream.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            self._results = run(self._image)
+        self._graph, self._results = record_graph(lambda: run(self._image), stream)
 
     def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
         """Results in memory of their own."""

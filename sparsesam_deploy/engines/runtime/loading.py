@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
-from ...errors import EnvironmentProblem, InvalidInput
+from ...errors import CheckFailed, EnvironmentProblem, InvalidInput
 from ...model.checkpoint import NANO_CHECKPOINT, LoadedSam, load_checkpoint
 from ..manifest import MANIFEST, BuilderName, EngineManifest
 from .backends import Backend, EngineBackend, OnnxRuntimeBackend, TorchBackend
@@ -39,12 +39,18 @@ def load(
 
     Raises:
         InvalidInput: no such manifest, or choices that do not go together.
-        CheckFailed: the folder's files, the installed runtime or the GPU are not those of the manifest.
+        CheckFailed: the build failed its parity check, or the folder's files, the installed runtime or the GPU are not
+            those of the manifest.
         EnvironmentProblem: the GPU, the runtime or one of its providers is not there; nothing else is taken instead.
     """
     path = Path(path)
     manifest_path = path / MANIFEST if path.is_dir() else path
     manifest, folder = EngineManifest.read(manifest_path), manifest_path.parent
+    if manifest.parity is not None and manifest.parity.get("passed") is False:
+        raise CheckFailed(
+            f"{manifest_path} says that this build failed its parity check; see which with `sparsesam-export verify "
+            f"{folder}`, and rebuild with `sparsesam-export build --output {folder}`."
+        )
     name = backend or manifest.builder
     if name not in BACKENDS:
         raise InvalidInput(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
@@ -76,7 +82,7 @@ def _backend(
 def _device(name: str, device: str | torch.device | None) -> torch.device:
     is_engine = name in get_args(BuilderName)
     if device is None and not is_engine:
-        raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which, device='cpu' or device='cuda'.")
+        raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which by device, cpu or cuda.")
     try:
         place = torch.device("cuda" if device is None else device)
     except RuntimeError:
@@ -88,7 +94,7 @@ def _device(name: str, device: str | torch.device | None) -> torch.device:
     if not torch.cuda.is_available():
         raise EnvironmentProblem(
             f"torch {torch.__version__} finds no CUDA GPU for {name}; install a CUDA build of torch on a machine with "
-            "one, or load(..., backend='onnxruntime', device='cpu')."
+            "one, or choose backend onnxruntime and device cpu."
         )
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
     if place.index >= torch.cuda.device_count():

@@ -99,6 +99,14 @@ def test_what_cannot_be_encoded(image, sentence):
     assert not backend.seen and str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tensor_that_is_neither_on_the_host_nor_on_the_encoders_device():
+    backend = Recorder()
+    with pytest.raises(InvalidInput, match=r"the image is on meta, the encoder on cpu; move it there\."):
+        make_encoder(backend)(IMAGE.to("meta"))
+    assert not backend.seen
+
+
 def test_too_few_images_and_how_to_build_for_them():
     with pytest.raises(InvalidInput, match=r"1 images .* batches of 2 to 4; split them, or build with --batch 1,4,4"):
         make_encoder(Recorder(), 2, 4)(IMAGE)
@@ -121,6 +129,23 @@ def test_answers_can_be_trained_on():
     head = torch.nn.Linear(1024, 1)
     head(make_encoder(Recorder())(IMAGE)).sum().backward()
     assert head.weight.grad.isfinite().all()
+
+
+class WithMemory(Recorder):
+    """It writes its answers into memory that it made in the first call, as a CUDA graph does."""
+
+    memory = None
+
+    def run(self, image):
+        self.memory = image[:, 0].clone() if self.memory is None else self.memory.copy_(image[:, 0])
+        return (self.memory.clone(),)
+
+
+def test_the_first_call_may_be_made_in_inference_mode():
+    encode = make_encoder(WithMemory())
+    with torch.inference_mode():
+        first = encode(IMAGE.clone())
+    assert not first.is_inference() and torch.equal(encode(-IMAGE), -first)
 
 
 def test_a_clone_has_a_run_of_its_own():
@@ -154,6 +179,17 @@ def test_measuring_calls_the_encoder_that_often(monkeypatch):
     assert [len(image) for image in backend.seen] == [2] * 4  # a warm-up and three
     assert found == Latency(2, 3, *(pytest.approx(value) for value in (5, 5, 8.2, 8.92)))  # of 1, 5 and 9 ms
     assert seen == [0, pytest.approx(1 / 3), pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_torchs_default_dtype_does_not_matter(dtype):
+    backend, before = Recorder(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        make_encoder(backend).measure(1, 1)
+    finally:
+        torch.set_default_dtype(before)
+    assert [image.dtype for image in backend.seen] == [torch.float32] * 2
 
 
 def test_nothing_is_measured_in_no_iterations():

@@ -168,6 +168,19 @@ def test_the_engine_reads_and_writes_torchs_memory_in_torchs_stream(install, bac
     ]
 
 
+def test_the_engine_writes_float32_whatever_torchs_default_is(install, backend):
+    """Of half precision too; but then a failure would write beyond the end and take pytest along."""
+    install()
+    image, run = torch.ones(1, 3, 1024, 1024), backend().new_run()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        (found,) = run(image)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32 and (found == SCALE).all()
+
+
 def test_sam_hq_answers_in_the_order_of_the_protocol(install, backend):
     """Whatever the order of the engine's outputs."""
     install(outputs=("interm_embeddings", "image_embeddings"))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from sparsesam_deploy.engines.runtime import gpu_call
-from sparsesam_deploy.engines.runtime.gpu_call import WARM_UP, GpuCall
+from sparsesam_deploy.engines.runtime.gpu_call import GpuCall
+from sparsesam_deploy.model.captured import WARM_UP
 
 
 class Pretence:
@@ -26,12 +29,13 @@ class Pretence:
             CUDAGraph=lambda: SimpleNamespace(replay=lambda: self.note("replay")),
             graph=self.captured,
         )
-        self.Tensor = object
+        self.Tensor, self.float32 = object, object()
 
     def note(self, what: str) -> None:
         self.diary.append((self.stream.name, what))
 
-    def empty(self, shape, pin_memory) -> PretendedTensor:
+    def empty(self, shape, dtype, device, pin_memory) -> PretendedTensor:
+        assert (dtype, device) == (self.float32, "cpu"), "torch's defaults may be anything"
         return PretendedTensor(self, "pinned" if pin_memory else "pageable", shape[0])
 
     @contextmanager
@@ -178,3 +182,22 @@ def test_each_batch_size_is_recorded_once_and_replayed(torch, make):
     assert call(torch, encode, one) == [BEFORE, *record, *replay]
     assert call(torch, encode, two) == [BEFORE, *record, *replay]
     assert call(torch, encode, one) == [BEFORE, *replay]
+
+
+def test_captures_of_two_encoders_take_turns(torch, make, monkeypatch):
+    """Each begins with waiting for the whole GPU, which a capture by another thread forbids."""
+    running, most = [], []
+
+    @contextmanager
+    def captured(graph, stream, capture_error_mode):
+        running.append(graph)
+        most.append(len(running))
+        time.sleep(0.05)
+        yield
+        running.remove(graph)
+
+    monkeypatch.setattr(torch.cuda, "graph", captured)
+    image = PretendedTensor(torch, "image", on_gpu=True)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda encode: encode(image), [make(True), make(True)]))
+    assert most == [1, 1]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -79,6 +81,60 @@ def test_half_precision_is_that_of_the_build(dense, tmp_path):
     assert 1e-4 < relative_error(encoder(image), expected) < 0.1
 
 
+@on_the_cpu
+def test_torchs_default_dtype_does_not_matter(dense, backend):
+    """float64, since in half as much memory a failure would write beyond the end and take pytest along."""
+    image, before = random_image(), torch.get_default_dtype()
+    with torch.no_grad():
+        expected = dense.loaded.sam.image_encoder(image)
+    encode = load(dense.folder, backend, "cpu")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = encode(image)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.dtype == torch.float32 and relative_error(found, expected) < TOLERANCE
+
+
+def test_sam_hq_on_torch_keeps_no_more_than_it_answers_with(sparse_hq):
+    """The streams of all blocks of a ViT-H would be 670 MB an image."""
+    backend = load(sparse_hq.folder, "torch", "cpu")._backend
+    streams, alive, most = backend.encoder.streams, [], []
+
+    def watched(image):
+        for stream in streams(image):
+            alive.append(weakref.ref(stream))
+            most.append(sum(reference() is not None for reference in alive))
+            yield stream
+
+    backend.encoder.streams = watched
+    backend.new_run()(random_image())
+    assert len(most) == 1 + sparse_hq.encoder.config.depth and max(most) <= 2  # a block's input and its output
+
+
+def test_torch_on_a_gpu_computes_in_full_float32(dense):
+    """And leaves torch's own choice as it was."""
+    backend, cudnn, seen = load(dense.folder, "torch", "cpu")._backend, torch.backends.cudnn, []
+    encode = backend.encoder.forward
+    backend.encoder.forward = lambda image: seen.append((cudnn.conv.fp32_precision, cudnn.allow_tf32)) or encode(image)
+    backend.device = torch.device("cuda", 0)
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32
+    backend.new_run()(random_image())
+    assert seen == [("ieee", False)] and before == ("tf32", "tf32", True)
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32) == before
+
+
+def test_torchs_newer_setting_is_respected_too(monkeypatch):
+    """With it alone torch's older one cannot be read."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn.rnn, "fp32_precision", "ieee")
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        _ = cudnn.allow_tf32
+    with backends._without_tf32():
+        assert cudnn.conv.fp32_precision == "ieee"
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "ieee")
+
+
 def test_it_is_there_without_importing_the_runtime():
     light = "import sys, sparsesam_deploy.engines; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light]).returncode == 0
@@ -97,7 +153,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
     ("choices", "error", "sentence"),
     [
         ({"backend": "openvino"}, InvalidInput, "backend 'openvino' is unknown; choose one of tensorrt, tensorrt-rtx"),
-        ({"backend": "torch"}, InvalidInput, "torch runs on the CPU and on GPUs; say which, device='cpu' or"),
+        ({"backend": "torch"}, InvalidInput, "torch runs on the CPU and on GPUs; say which by device, cpu or cuda"),
         ({"backend": "onnxruntime", "device": "gpu"}, InvalidInput, "device 'gpu' is unknown; give cpu, cuda or"),
         ({"backend": "onnxruntime", "device": "meta"}, InvalidInput, "onnxruntime does not run on meta; give cpu or"),
         ({"device": "cpu"}, InvalidInput, "tensorrt-rtx does not run on cpu; give cuda"),
@@ -139,7 +195,7 @@ def test_a_gpu_that_is_not_there(dense, pretended_gpus):
 
 def test_onnx_runtime_without_the_provider(dense, pretended_gpus, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(EnvironmentProblem, match=r"has no CUDAExecutionProvider; pip install 'sparsesam-deploy\[onnx"):
+    with pytest.raises(EnvironmentProblem, match="has no CUDAExecutionProvider; pip uninstall -y onnxruntime && pip"):
         load(dense.folder, "onnxruntime", "cuda")
 
 
@@ -151,6 +207,53 @@ def test_onnx_runtime_that_drops_the_provider(dense, monkeypatch):
     backend = backends.OnnxRuntimeBackend(dense.folder, manifest, torch.device("cuda", 0))
     with pytest.raises(EnvironmentProblem, match=r"CUDAExecutionProvider of ONNX Runtime .* does not start on cuda:0"):
         backend._session({})
+
+
+@pytest.fixture
+def onnx_backend(dense) -> backends.OnnxRuntimeBackend:
+    manifest = EngineManifest.read(dense.folder / MANIFEST)
+    return backends.OnnxRuntimeBackend(dense.folder, manifest, torch.device("cpu"))
+
+
+def test_onnx_runtime_that_computes_layers_elsewhere(onnx_backend):
+    session, path = onnx_backend.session, onnx_backend.path
+    with pytest.raises(
+        EnvironmentProblem, match=r"no CUDAExecutionProvider kernels for Conv, .*MatMul, .* build anoth"
+    ):
+        backends._check_placement(session, "CUDAExecutionProvider", path)
+    backends._check_placement(session, "CPUExecutionProvider", path)
+
+
+def test_onnx_runtime_whose_provider_fails_is_not_replaced(onnx_backend, capfd):
+    """It would print so on stdout and take the CPU with its default options."""
+    with pytest.raises(CheckFailed, match=r"ONNX Runtime cannot run \S+encoder.onnx \(.*\); free memory if"):
+        onnx_backend._session("no options")
+    assert capfd.readouterr().out == ""
+
+
+def test_onnx_runtime_that_fails_in_a_run(onnx_backend):
+    with pytest.raises(CheckFailed, match=r"ONNX Runtime cannot run \S+encoder.onnx \(.+\); free memory if") as caught:
+        onnx_backend.new_run()(torch.zeros(1, 3, 1024, 512))
+    assert "\n" not in str(caught.value)
+
+
+def test_onnx_runtime_on_cuda_is_asked_for_full_float32_in_the_callers_stream(onnx_backend, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0xC0FFEE))
+    monkeypatch.setattr(onnx_backend, "_session", lambda options: asked.append(options) or onnx_backend.session)
+    onnx_backend.device = torch.device("cuda", 1)
+    onnx_backend.new_run()
+    assert asked == [{"device_id": "1", "user_compute_stream": str(0xC0FFEE), "use_tf32": "0"}]
+
+
+@pytest.mark.parametrize("backend", [None, "onnxruntime", "torch"])
+def test_a_build_that_failed_its_parity_check(copied, backend):
+    manifest = EngineManifest.read(copied / MANIFEST)
+    manifest.model_copy(update={"parity": {"passed": False}}).write(copied / MANIFEST)
+    with pytest.raises(CheckFailed, match=r"manifest.json says that this build failed its parity check; see which wi"):
+        load(copied, backend, "cpu")
+    manifest.model_copy(update={"parity": {"passed": True}}).write(copied / MANIFEST)
+    assert load(copied, "onnxruntime", "cpu").manifest.parity == {"passed": True}
 
 
 def test_onnx_runtime_has_no_bfloat16_on_the_cpu(copied):
