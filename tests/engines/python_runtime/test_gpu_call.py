@@ -11,6 +11,7 @@ import pytest
 
 from sparsesam_deploy.engines.runtime import gpu_call
 from sparsesam_deploy.engines.runtime.gpu_call import GpuCall
+from sparsesam_deploy.model import captured as captured_module
 from sparsesam_deploy.model.captured import WARM_UP
 
 
@@ -99,7 +100,8 @@ class PretendedTensor:
 @pytest.fixture
 def torch(monkeypatch) -> Pretence:
     pretence = Pretence()
-    monkeypatch.setattr(gpu_call, "torch", pretence)
+    for module in (gpu_call, captured_module):
+        monkeypatch.setattr(module, "torch", pretence)
     return pretence
 
 
