@@ -291,7 +291,8 @@ def tune_kernels(models: tuple[str, ...], output: Path, as_json: bool) -> int:
 @cli.command(
     "plugin-path",
     short_help="Print the plugin library's path, for other programs.",
-    epilog="\b\nExamples:\n  trtexec --loadEngine=encoder.engine --dynamicPlugins=$(sparsesam-export plugin-path)\n"
+    epilog=_example("sparsesam-export plugin-path --register")
+    + "\n\n\b\n  trtexec --loadEngine=encoder.engine --dynamicPlugins=$(sparsesam-export plugin-path)\n"
     "  polygraphy run encoder.engine --trt --plugins $(sparsesam-export plugin-path --register)",
 )
 @click.option("--register", is_flag=True, help="The library that registers the plugins when it is loaded.")

@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr std::uintptr_t kBase = 0x100000000000;
+constexpr std::uintptr_t kBase = 0x200000000000; // free under AddressSanitizer too
 constexpr std::size_t kCapacity = std::size_t{1} << 30;
 constexpr std::size_t kAlignment = 256; // as cudaMalloc
 

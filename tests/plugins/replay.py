@@ -25,7 +25,7 @@ from sparsesam_deploy.ops.ahead_of_time import (
     routed_mlp_variants,
 )
 
-BASE = 0x100000000000
+BASE = 0x200000000000
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "i32": torch.int32}
 FORMATS = {"i32": "i", "fp32": "f"}
 SHARED_ATTRIBUTE = 8

@@ -112,7 +112,19 @@ def test_sam_hq_on_torch_keeps_no_more_than_it_answers_with(sparse_hq):
     assert len(most) == 1 + sparse_hq.encoder.config.depth and max(most) <= 2  # a block's input and its output
 
 
-def test_torch_on_a_gpu_computes_in_full_float32(dense):
+@pytest.fixture
+def torchs_own_choice():
+    """TF32 in convolutions, as in a new process, whatever earlier tests have set."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32
+    cudnn.allow_tf32 = True
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "tf32"
+    yield
+    cudnn.allow_tf32 = before[2]
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before[:2]
+
+
+def test_torch_on_a_gpu_computes_in_full_float32(dense, torchs_own_choice):
     """And leaves torch's own choice as it was."""
     backend, cudnn, seen = load(dense.folder, "torch", "cpu")._backend, torch.backends.cudnn, []
     encode = backend.encoder.forward
@@ -124,7 +136,7 @@ def test_torch_on_a_gpu_computes_in_full_float32(dense):
     assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32) == before
 
 
-def test_torchs_newer_setting_is_respected_too(monkeypatch):
+def test_torchs_newer_setting_is_respected_too(torchs_own_choice, monkeypatch):
     """With it alone torch's older one cannot be read."""
     cudnn = torch.backends.cudnn
     monkeypatch.setattr(cudnn.rnn, "fp32_precision", "ieee")
