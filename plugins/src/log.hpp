@@ -1,6 +1,7 @@
 //! Messages through TensorRT's logger, where the host has handed one over.
 #pragma once
 #include <NvInferRuntime.h>
+
 #include <string>
 
 namespace sparsesam {
@@ -12,4 +13,4 @@ inline void logWarning(std::string const& message) noexcept { log(nvinfer1::ILog
 
 void setLogger(nvinfer1::ILoggerFinder* finder) noexcept;
 
-} // namespace sparsesam
+}  // namespace sparsesam

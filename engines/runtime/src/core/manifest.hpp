@@ -33,7 +33,7 @@ struct Manifest {
   std::string builder_version;
   bool version_compatible = false;
   std::vector<std::string> compute_capabilities;  // "SM89"
-  std::vector<PluginRequirement> plugins;  // those that the engine does not carry itself
+  std::vector<PluginRequirement> plugins;         // those that the engine does not carry itself
   bool embeds_plugins = false;
   std::string precision;
   std::int32_t batch_min = 1;
