@@ -83,7 +83,16 @@ bool Plugin::supportsFormatCombination(std::int32_t pos, DynamicPluginTensorDesc
     return desc.type == inOut[0].desc.type;
   }
   auto const element = elementOf(desc.type);
-  return element && hasKernels(*element);
+  if (element && hasKernels(*element)) {
+    return true;
+  }
+  if (!mTypeRefused) {  // once: a builder may try every type on every format
+    mTypeRefused = true;
+    logWarning(std::string(mName) + ": no kernels for data type " + std::to_string(static_cast<int>(desc.type)) +
+               " of " + mInputs[0].name + " in this library; export float16 or bfloat16, or build the library with " +
+               "that type (SPARSESAM_ELEMENTS).");
+  }
+  return false;
 }
 
 std::int32_t Plugin::getOutputDataTypes(DataType* outputTypes, std::int32_t nbOutputs, DataType const* inputTypes,

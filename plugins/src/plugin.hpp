@@ -112,6 +112,7 @@ class Plugin : public nvinfer1::IPluginV3,
   std::vector<Input> mInputs;
   std::vector<Dims> mPreparedShapes;  //!< empty unless prepare has succeeded for them
   DataType mPreparedType{};
+  bool mTypeRefused{false};
   std::string mTimingCacheId;
   std::vector<nvinfer1::PluginField> mFields;
   nvinfer1::PluginFieldCollection mFieldCollection{};

@@ -10,9 +10,9 @@ import torch
 
 from ..errors import CheckFailed
 from ..export.encoder import HQ_OUTPUT, OUTPUT
-from ..export.metadata import load_exported
+from ..export.metadata import load_exported, sparsity_of
 from ..model.checkpoint import LoadedSam
-from ..model.config import DENSE, SparsityConfig
+from ..model.config import DENSE
 from ..model.decoder import SamDecoder
 from ..model.encoder import SparseSamEncoder
 from ..progress import Advance
@@ -24,16 +24,6 @@ from .onnx_runner import OnnxRunner
 from .parity import EncoderCheck, encode_one
 from .report import EngineResult, ImageResult, ParityReport
 from .samples import Sample
-
-
-def sparsity_of(metadata: dict) -> SparsityConfig:
-    """The sparsity an exported encoder says it has."""
-    densities = {}
-    for name in ("attention_density", "mlp_density", "windowed_density"):
-        value = metadata[name]
-        densities[name] = tuple(value) if isinstance(value, list) else value
-    diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
-    return SparsityConfig(**densities, order=metadata["order"], routing=metadata["routing"], diagonal=diagonal)
 
 
 @dataclass(frozen=True, eq=False)

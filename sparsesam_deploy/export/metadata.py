@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from ..errors import CheckFailed, InvalidInput
-from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD
+from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, SparsityConfig
 
 PREFIX = "sparsesam."
 DIGEST = PREFIX + "content_sha256"
@@ -122,3 +122,13 @@ def load_exported(path: Path, kind: str | None = None) -> tuple[onnx.ModelProto,
     if kind is not None and metadata.get("kind") != kind:
         raise InvalidInput(f"{path} is the {metadata.get('kind')} of a model; name its {kind}.onnx.")
     return model, metadata
+
+
+def sparsity_of(metadata: dict) -> SparsityConfig:
+    """The sparsity an exported encoder says it has."""
+    densities = {}
+    for name in ("attention_density", "mlp_density", "windowed_density"):
+        value = metadata[name]
+        densities[name] = tuple(value) if isinstance(value, list) else value
+    diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
+    return SparsityConfig(**densities, order=metadata["order"], routing=metadata["routing"], diagonal=diagonal)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from sparsesam_deploy.engines import engine_runner, verify
 from sparsesam_deploy.engines.samples import user_samples
-from sparsesam_deploy.engines.verify import Verifier, reference_outputs, sparsity_of
+from sparsesam_deploy.engines.verify import Verifier, reference_outputs
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import OUTPUT, encoder_metadata, export_encoder
+from sparsesam_deploy.export.metadata import sparsity_of
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder

@@ -58,6 +58,10 @@ def test_a_width_that_was_not_compiled(build, lattice):
 def test_an_element_type_that_was_not_compiled(build):
     node = unpack_node(NANO, torch.bfloat16, 1)
     assert "no kernel 'unpack' of width 192 in bf16" in refusal(build, node)
+    lines = describe(build, node)
+    (warning,) = (line for line in lines if line.startswith("log 2"))  # of the formats, where a builder ends
+    assert "RoutedMlpUnpack: no kernels for data type 7 of x in this library" in warning
+    assert next(line for line in lines if line.startswith("formats")).split()[1] == "00"
 
 
 def test_an_element_type_without_kernels(build, lattice):

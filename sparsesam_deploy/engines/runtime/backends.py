@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...errors import CheckFailed, EnvironmentProblem
 from ...export.encoder import HQ_OUTPUT, OUTPUT
+from ...export.metadata import sparsity_of
 from ...export.writer import DTYPES
 from ...model.checkpoint import LoadedSam
 from ...model.encoder import SparseSamEncoder
@@ -23,7 +24,6 @@ from ...model.layers import cast_copy
 from ..manifest import EngineManifest
 from ..onnx_runner import explained
 from ..opening import OpenEngine, open_engine
-from ..verify import sparsity_of
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 """An image (B, 3, 1024, 1024) on the backend's device -> the encoder's outputs; all float32 and contiguous."""
