@@ -237,8 +237,9 @@ class OracleEncoder:
         """What the MLP half adds to the residual stream ``x`` (64, 64, C)."""
         block, density = self.vit.blocks[index], self.config.for_block("mlp_density", index, self.depth)
         y = block.norm2(x)
-        routed = index not in self.global_blocks and index > self.global_blocks[0] and density < 1
-        if not routed:
+        one_for_all = isinstance(self.config.mlp_density, float)
+        routed = not one_for_all or (index not in self.global_blocks and index > self.global_blocks[0])
+        if not routed or density == 1:
             return block.mlp(y)
         if self.config.routing.startswith("skip-"):
             kept = self._kept_tokens(x, density).view(GRID, GRID, 1)

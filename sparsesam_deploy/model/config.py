@@ -43,7 +43,7 @@ class SamConfig:
 
     @property
     def routed_blocks(self) -> tuple[int, ...]:
-        """Blocks whose MLP may be routed: windowed ones after the first global block (algorithm.md section 4)."""
+        """Blocks whose MLP one density for all means: windowed, after the first global one (algorithm.md section 4)."""
         return tuple(i for i in range(self.depth) if i not in self.global_blocks and i > min(self.global_blocks))
 
 
@@ -71,8 +71,10 @@ class SparsityConfig:
     """How much of the encoder is computed, and which part.
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
-    1 is the dense SAM exactly. ``diagonal`` adds the query's own tile to the stripe; ``None`` means the order's own
-    habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the ``default`` preset.
+    1 is the dense SAM exactly. One ``mlp_density`` for all blocks is that of `SamConfig.routed_blocks`, the others stay
+    dense; a tuple means what it says in every block. ``diagonal`` adds the query's own tile to the stripe; ``None``
+    means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
+    ``default`` preset.
     """
 
     attention_density: Density = 0.25
@@ -107,6 +109,23 @@ class SparsityConfig:
     def for_block(self, name: str, index: int, depth: int) -> float:
         """The density called ``name`` in block ``index`` of ``depth`` blocks."""
         return _per_block(name, getattr(self, name), depth)[index]
+
+    def mlp_densities(self, config: SamConfig) -> tuple[float, ...]:
+        """The MLP density of each block of ``config``; 1 where the MLP is dense.
+
+        Raises:
+            DensityError: ``skip-group-rank`` before the first global block, whose ranking it needs.
+        """
+        if isinstance(self.mlp_density, (int, float)):
+            return tuple(float(self.mlp_density) if i in config.routed_blocks else 1.0 for i in range(config.depth))
+        densities = _per_block("mlp_density", self.mlp_density, config.depth)
+        first = min(config.global_blocks)
+        if self.routing == "skip-group-rank" and min(densities[:first], default=1.0) < 1:
+            raise DensityError(
+                f"mlp_density is below 1 in a block before {first}, where skip-group-rank has no ranking yet; "
+                f"give 1 for the first {first} blocks or another routing."
+            )
+        return densities
 
 
 PRESETS: dict[str, SparsityConfig] = {

@@ -30,15 +30,15 @@ class SparseBlock(nn.Module):
         same_kind = [i for i in range(config.depth) if (i not in config.global_blocks) == windowed]
         densities = {i: sparsity.for_block(name, i, config.depth) for i in same_kind}
         ranked = sparsity.order == "ranked" and min(densities.values()) < 1
-        routed = [i for i in config.routed_blocks if sparsity.for_block("mlp_density", i, config.depth) < 1]
-        needed = ranked or (sparsity.routing == "skip-group-rank" and bool(routed) and not windowed)
+        mlp_densities = sparsity.mlp_densities(config)
+        by_ranking = sparsity.routing == "skip-group-rank" and min(mlp_densities) < 1
+        needed = ranked or (by_ranking and not windowed)
         self.norm = block.norm1
         self.attention = SparseAttention(
             block.attn, windowed, densities[index], sparsity, needed and index == same_kind[0], backend
         )
-        if index in routed:
-            mlp_density = sparsity.for_block("mlp_density", index, config.depth)
-            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_density, sparsity, backend)
+        if mlp_densities[index] < 1:
+            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_densities[index], sparsity, backend)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
 

@@ -95,7 +95,10 @@ VARIANTS = {
     "blocks-ranked": SparsityConfig((1.0, 1.0, 1.0, 0.3), 0.4, (1.0, 1.0, 0.4, 1.0), "ranked", "skip-group-rank"),
     "blocks-ranked-global": SparsityConfig((1.0, 1.0, 1.0, 0.3), 1.0, 1.0, "ranked"),
     "blocks-ranked-windowed": SparsityConfig(1.0, 1.0, (1.0, 1.0, 0.4, 1.0), "ranked"),
-    "blocks-unused": SparsityConfig((0.2, 0.4, 0.2, 0.4), (0.3, 0.4, 0.6, 0.5), (1.0, 0.1, 1.0, 0.1), "interleaved"),
+    "blocks-unused": SparsityConfig((0.2, 0.4, 0.2, 0.4), 1.0, (1.0, 0.1, 1.0, 0.1), "interleaved"),
+    "blocks-every-mlp": SparsityConfig(0.25, (0.7, 0.4, 0.6, 0.25)),
+    "blocks-every-mlp-sobel": SparsityConfig(0.25, (0.7, 0.4, 0.6, 0.5), routing="skip-sobel"),
+    "blocks-group-rank": SparsityConfig(1.0, (1.0, 0.4, 0.6, 0.5), routing="skip-group-rank"),
 }
 
 
@@ -105,8 +108,9 @@ def test_variant_matches_oracle(config):
 
 
 @torch.no_grad()
-def test_one_number_is_that_number_in_every_block():
-    one, many = SparsityConfig(0.4, 0.3, 0.5), SparsityConfig((0.4,) * 4, (0.3,) * 4, (0.5,) * 4)
+def test_one_number_is_that_number_in_every_block_it_means():
+    """For MLPs these are the windowed blocks after the first global one."""
+    one, many = SparsityConfig(0.4, 0.3, 0.5), SparsityConfig((0.4,) * 4, (1.0, 1.0, 0.3, 1.0), (0.5,) * 4)
     torch.testing.assert_close(sparse_encoder(many)(noise_image()), sparse_encoder(one)(noise_image()), rtol=0, atol=0)
 
 
@@ -156,6 +160,7 @@ REFUSED = {
     "attention-for-three-blocks": {"attention_density": (0.4, 0.4, 0.4)},
     "mlp-for-five-blocks": {"mlp_density": (0.4,) * 5},
     "windowed-for-no-block": {"windowed_density": ()},
+    "group-rank-before-its-ranking": {"mlp_density": (0.4, 1.0, 1.0, 1.0), "routing": "skip-group-rank"},
     "attention-zero": {"attention_density": 0.0},
     "mlp-zero": {"mlp_density": 0.0},
     "windowed-zero": {"windowed_density": 0.0},
