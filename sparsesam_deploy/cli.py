@@ -14,7 +14,9 @@ from rich.table import Table
 
 from . import cli_options as options
 from .cli_benchmark import benchmark
+from .cli_evaluate import evaluate
 from .cli_triton import triton
+from .cli_tune import tune
 from .errors import EnvironmentProblem, InvalidInput, SparseSamError
 
 INTERRUPTED = 130
@@ -318,7 +320,9 @@ def plugin_path(register: bool, as_json: bool) -> None:
 
 
 cli.add_command(benchmark)
+cli.add_command(evaluate)
 cli.add_command(triton)
+cli.add_command(tune)
 
 
 def _require_builder(builder: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .model.config import FAMILIES, ORDERS, PRESETS, ROUTINGS
+from .model.config import FAMILIES, ORDERS, PRESETS, ROUTINGS, WINDOWED_ROUTINGS
 
 BUILDERS = click.Choice(["tensorrt", "tensorrt-rtx"])
 
@@ -66,7 +66,7 @@ class ListType(click.ParamType):
         return tuple(value.split(",")) if isinstance(value, str) else value
 
 
-def _together(*options: Callable) -> Callable:
+def together(*options: Callable) -> Callable:
     def decorate(command: Callable) -> Callable:
         for option in reversed(options):
             command = option(command)
@@ -75,7 +75,7 @@ def _together(*options: Callable) -> Callable:
     return decorate
 
 
-weights = _together(
+weights = together(
     click.option("--model", type=click.Choice(["nano"]), help="A model that ships with the package."),
     click.option(
         "--checkpoint",
@@ -85,7 +85,7 @@ weights = _together(
     ),
 )
 
-export_choices = _together(
+export_choices = together(
     weights,
     click.option(
         "--recipe",
@@ -104,6 +104,11 @@ export_choices = _together(
     ),
     click.option("--mlp-density", type=DensityType(), help="The same for routed MLPs alone.  [preset: 0.4]"),
     click.option("--windowed-density", type=DensityType(), help="The same for windowed attention.  [preset: 1]"),
+    click.option(
+        "--windowed-routing",
+        type=click.Choice(WINDOWED_ROUTINGS),
+        help="Whether --windowed-density thins keys (stripe) or shares the rows of flat cells.  [preset: stripe]",
+    ),
     click.option(
         "--order",
         type=click.Choice(ORDERS),
@@ -132,7 +137,7 @@ export_choices = _together(
     ),
 )
 
-engine_choices = _together(
+engine_choices = together(
     click.option("--builder", type=BUILDERS, help="tensorrt needs the GPU it builds for, tensorrt-rtx none."),
     click.option(
         "--compute-capabilities",
@@ -153,7 +158,7 @@ engine_choices = _together(
     ),
 )
 
-plugin_choices = _together(
+plugin_choices = together(
     click.option(
         "--plugin-library",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -171,7 +176,7 @@ plugin_choices = _together(
     ),
 )
 
-check_choices = _together(
+check_choices = together(
     click.option(
         "--images",
         "images",

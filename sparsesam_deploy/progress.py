@@ -11,7 +11,15 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Advance = Callable[[float, str], None]
 """Report progress of the running stage: a share in [0, 1] and a few words."""
@@ -96,3 +104,36 @@ class _PeakMemory:
     @property
     def peak_mib(self) -> int:
         return self._peak >> 20
+
+
+QUIET_SECONDS = 30
+"""How often a long count says where it is when there is no terminal to draw a bar on."""
+
+
+@contextmanager
+def counted(console: Console, name: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """A bar over ``total`` things with the time left, ``done`` of them from an earlier run.
+
+    Gives a function of the number of things done and a few words about the next one. Without a terminal it prints a
+    line every half minute.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    start = last = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total, completed=done)
+
+        def advance(count: int, words: str) -> None:
+            nonlocal last
+            progress.update(task, completed=count, description=f"{name} {words}".strip())
+            now = time.monotonic()
+            if not console.is_terminal and count > done and now - last >= QUIET_SECONDS:
+                last, left = now, (now - start) / (count - done) * (total - count)
+                console.print(f"{name}: {count} of {total}, about {left / 60:.0f} min left", highlight=False)
+
+        yield advance
+    console.print(f"[green]done[/] {name:<34} {time.monotonic() - start:7.1f} s", highlight=False)

@@ -215,6 +215,8 @@ class OracleEncoder:
 
     def _windowed(self, index: int, x: Tensor) -> Tensor:
         block, config = self.vit.blocks[index], self.config
+        if config.windowed_routing == "share-variance":
+            return self._shared_windows(index, x)
         density = config.for_block("windowed_density", index, self.depth)
         # Padding comes after the norm, so a padded token is the bias of the projection and takes part like any other.
         windows, padded = window_partition(block.norm1(x), WINDOW)
@@ -232,6 +234,27 @@ class OracleEncoder:
             heads.append(self._attend(block.attn, qkv[:, :, head], WINDOW, torch.stack(masks)))
         out = self._project(block.attn, heads, WINDOW)
         return window_unpartition(out, WINDOW, padded, (GRID, GRID))
+
+    def _shared_windows(self, index: int, x: Tensor) -> Tensor:
+        """Dense windows in which the tokens of a flat cell share their input and, after it, their output (section 8).
+
+        What qkv and proj make of equal rows is equal, so here they work on all tokens. The mean of the four outputs is
+        taken after proj, which is linear.
+        """
+        block, density = self.vit.blocks[index], self.config.for_block("windowed_density", index, self.depth)
+        if isinstance(self.config.windowed_density, float) and index < self.global_blocks[0]:
+            density = 1.0
+        y = block.norm1(x)
+        rows, groups = y.view(GRID * GRID, -1).clone(), cells(GRID)
+        flat = groups[~self._best_by_variance(rows, round_half_up((density - 0.25) * GRID * GRID / 3))]
+        rows[flat] = rows[flat].mean(dim=1, keepdim=True)
+        windows, padded = window_partition(rows.view_as(y), WINDOW)
+        qkv, everything = self._qkv(block.attn, windows), torch.ones(WINDOW**2, WINDOW**2, dtype=torch.bool)
+        heads = [self._attend(block.attn, qkv[:, :, head], WINDOW, everything) for head in range(block.attn.num_heads)]
+        update = window_unpartition(self._project(block.attn, heads, WINDOW), WINDOW, padded, (GRID, GRID))
+        tokens = update.reshape(GRID * GRID, -1).clone()
+        tokens[flat] = tokens[flat].mean(dim=1, keepdim=True)
+        return tokens.view_as(y)
 
     def _mlp_update(self, index: int, x: Tensor) -> Tensor:
         """What the MLP half adds to the residual stream ``x`` (64, 64, C)."""
@@ -273,6 +296,9 @@ class OracleEncoder:
         count = round_half_up((density - 0.25) * GRID * GRID / 3)
         if self.config.routing == "share-sobel":
             return self._best_by_sobel(x, count)
+        return self._best_by_variance(rows, count)
+
+    def _best_by_variance(self, rows: Tensor, count: int) -> Tensor:
         members = rows[cells(GRID)]
         return self._best(((members - members.mean(dim=1, keepdim=True)) ** 2).sum(dim=(1, 2)), count)
 

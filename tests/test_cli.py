@@ -204,6 +204,20 @@ def test_recipe_and_options_give_the_same_choice(sparsesam_export, tiny_checkpoi
     described = json.loads(sparsesam_export("inspect", tmp_path / "a" / "encoder.onnx", "--json").out)
     assert (described["attention_density"], described["mlp_density"]) == (0.3, 0.3)
     assert (described["order"], described["dtype"], described["routing"]) == ("interleaved", "fp32", "share-variance")
+    assert described["windowed_routing"] == "stripe"
+
+
+def test_windows_share_rows_on_request(sparsesam_export, tiny_checkpoint, tmp_path):
+    asked = ("--windowed-density", "0.5", "--windowed-routing", "share-variance")
+    result = sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, *asked, "--output", tmp_path)
+    assert result.code == 0, result.err
+    described = json.loads(sparsesam_export("inspect", tmp_path / "encoder.onnx", "--json").out)
+    assert (described["windowed_density"], described["windowed_routing"]) == (0.5, "share-variance")
+    assert described["effective_density"]["windowed_rows"] == pytest.approx(0.75, abs=1e-3)
+    too_few = ("--windowed-density", "0.2", *asked[2:])
+    refused = sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, *too_few, "--output", tmp_path / "none")
+    assert refused.code == 2
+    assert "windowed_density 0.2 is below 0.25" in refused.err
 
 
 def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):

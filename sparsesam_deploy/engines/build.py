@@ -107,7 +107,7 @@ def _manifest(
         plugins=built.plugins,
         precision=metadata["dtype"],
         gelu=metadata["gelu"],
-        sparsity=Sparsity(**{name: metadata[name] for name in Sparsity.model_fields}),
+        sparsity=Sparsity(**{name: metadata[name] for name in Sparsity.model_fields if name in metadata}),
         preprocessing=Preprocessing(**metadata["preprocessing"]),
         batch=BatchProfile(min=low, opt=opt, max=high),
         packages=metadata["versions"],

@@ -150,7 +150,7 @@ def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
         scores = group_sobel(x, **tables)
     else:
         scores = group_variance(F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON))
-    return Route(selection, True, clear_cut(scores[0], density.shared_mlp_groups(DENSITY, num_tokens)), **tables)
+    return Route(selection, True, clear_cut(scores[0], density.shared_groups(DENSITY, num_tokens)), **tables)
 
 
 def clear_cut(scores: Tensor, wanted: int) -> int:

@@ -84,6 +84,7 @@ class Sparsity(_Record):
     order: str
     routing: str
     diagonal: bool
+    windowed_routing: str = "stripe"
 
 
 class Preprocessing(_Record):

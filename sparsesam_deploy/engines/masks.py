@@ -37,14 +37,15 @@ class Answer:
     chosen: np.ndarray
 
 
-def torch_decode(decoder: SamDecoder) -> Decode:
-    """Decode with PyTorch."""
+def torch_decode(decoder: SamDecoder, device: torch.device | str = "cpu") -> Decode:
+    """Decode with PyTorch on ``device``, where ``decoder`` is."""
 
     @torch.inference_mode()
     def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
-        named = {name: torch.from_numpy(value) for name, value in outputs.items()}
-        masks, iou = decoder(named[OUTPUT], **prompts.tensors(), interm_embeddings=named.get(HQ_OUTPUT))
-        return masks.numpy(), iou.numpy()
+        named = {name: torch.from_numpy(value).to(device) for name, value in outputs.items()}
+        asked = {name: value.to(device) for name, value in prompts.tensors().items()}
+        masks, iou = decoder(named[OUTPUT], **asked, interm_embeddings=named.get(HQ_OUTPUT))
+        return masks.cpu().numpy(), iou.cpu().numpy()
 
     return decode
 
@@ -66,14 +67,15 @@ def answer(
     image: Preprocessed,
     chosen: np.ndarray | None = None,
 ) -> Answer:
-    """Segment as SAM does: the single mask for boxes, for points the one of three with the highest predicted IoU.
+    """Segment as SAM does: of a single point, which may mean several things, the one of three masks with the highest
+    predicted IoU; of a box or several points the single mask.
 
     SAM-HQ's answer is the sum with its HQ mask. ``chosen`` fixes the choice, so that two answers are of the same mask.
     """
     logits, iou = decode(outputs, prompts)
     if chosen is None:
-        by_point = (prompts.point_labels == PADDING).any(1)
-        chosen = np.where(by_point, 1 + iou[:, 1:4].argmax(1), 0)
+        ambiguous = (prompts.point_labels != PADDING).sum(1) == 1
+        chosen = np.where(ambiguous, 1 + iou[:, 1:4].argmax(1), 0)
     picked = logits[np.arange(len(logits)), chosen]
     if logits.shape[1] > 4:
         picked = picked + logits[:, 4]

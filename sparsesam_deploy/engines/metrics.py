@@ -51,11 +51,23 @@ def mask_iou(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def boundary_iou(actual: np.ndarray, expected: np.ndarray) -> float:
-    """IoU of the two masks' inner boundary bands, `BOUNDARY_RATIO` of the diagonal wide."""
-    return mask_iou(_boundary(actual), _boundary(expected))
+    """IoU of the two masks' inner boundary bands."""
+    return mask_iou(boundary(actual), boundary(expected))
 
 
-def _boundary(mask: np.ndarray) -> np.ndarray:
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """The inner boundary band of a boolean mask (H, W), `BOUNDARY_RATIO` of the image's diagonal wide.
+
+    Eroding by 3x3 as often as the band is wide leaves the pixels whose square of that radius lies in the mask: a
+    minimum over rows, then over columns, inside the mask's own bounding box (outside the image nothing is mask).
+    """
     width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*mask.shape))))
-    inner = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=width, border_value=0)
-    return mask & ~inner
+    band = np.zeros_like(mask)
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows):
+        box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+        inner = mask[box].view(np.uint8)
+        for axis in (0, 1):
+            inner = ndimage.minimum_filter1d(inner, 2 * width + 1, axis, mode="constant", cval=0)
+        band[box] = mask[box] & (inner == 0)
+    return band

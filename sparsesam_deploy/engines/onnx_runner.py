@@ -41,7 +41,7 @@ class OnnxRunner:
         float32: run a half-precision graph in float32 without its rounding (see ``precision.py``).
 
     Attributes:
-        num_groups: groups computed in full by each routed MLP, as the nodes say.
+        num_groups: groups computed in full by each routed MLP or shared attention, as the nodes say.
 
     Raises:
         InvalidInput, CheckFailed: see `load_exported`; ONNX Runtime refuses the graph.

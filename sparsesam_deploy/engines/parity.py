@@ -29,6 +29,7 @@ from ..model.layers import cast_copy
 from ..model.mlp import RoutedMlp
 from ..model.order import GROUP
 from ..model.ranking import group_scores
+from ..model.shared_attention import SharedAttention
 from .metrics import cosine, max_abs, relative_l2
 from .onnx_runner import OnnxRunner
 from .tolerance import AS_FP32, TOLERANCES
@@ -39,6 +40,8 @@ TINY = 1e-30
 @dataclass(frozen=True)
 class StageError:
     """Relative L2 error of one stage: ``embedding``, ``block 0`` ..., ``block 6 routing`` ..., ``neck``.
+
+    Where windows share rows, that choice is ``block 6 attention routing``.
 
     ``graph`` is measured in float32 arithmetic, ``precision`` in the file's own.
     """
@@ -86,7 +89,7 @@ class EncoderCheck:
 
     def _check_groups(self, path: Path) -> None:
         """One group more or less must not pass for a matter of rounding."""
-        expected = [block.mlp.num_groups for block in self.reference.routed_blocks]
+        expected = [half.num_groups for half in self.reference.routed_halves]
         if self.runner.num_groups != expected:
             raise CheckFailed(
                 f"{path} computes {self.runner.num_groups} groups in full in its routed blocks, not {expected}; "
@@ -144,6 +147,10 @@ def stage_errors(
         if attention.makes_ranking:
             statistics = attention.group_statistics(attention.qkv(block.norm(before)))
             yield f"block {index} ranking", ranking_error(*statistics, state.decisions[attention.ranking_name])
+        if isinstance(attention, SharedAttention):
+            scores = attention.token_scores(before, block.norm)
+            decided = state.decisions[attention.decision_name][0]
+            yield f"block {index} attention routing", routing_error(scores[0], decided, attention)
         attended = block.attend(before, state)
         if isinstance(mlp, RoutedMlp):
             scores = mlp.token_scores(attended, state)
@@ -170,7 +177,7 @@ def ranking_error(spread: torch.Tensor, similarity: torch.Tensor, ranking: torch
     return float((errors * variation).max())
 
 
-def routing_error(scores: torch.Tensor, row_of_token: torch.Tensor, mlp: RoutedMlp) -> float:
+def routing_error(scores: torch.Tensor, row_of_token: torch.Tensor, half: RoutedMlp | SharedAttention) -> float:
     """Relative L2 error of the scores of the tokens with a row of their own, best first.
 
     Infinite if rows are not given out as they must be: one to each of those tokens, then (``share``) one to each other
@@ -179,13 +186,13 @@ def routing_error(scores: torch.Tensor, row_of_token: torch.Tensor, mlp: RoutedM
     Args:
         scores, row_of_token: (N,), Z-ordered.
     """
-    own, rows, num_tokens = mlp.num_own_rows, mlp.num_rows, len(scores)
+    own, rows, num_tokens = half.num_own_rows, half.num_rows, len(scores)
     tokens = torch.tensor([1] * own + [GROUP] * (rows - own) + [num_tokens - own - GROUP * (rows - own)])
     if not torch.equal(row_of_token.sort().values, torch.arange(rows + 1).repeat_interleave(tokens).int()):
         return float("inf")
     groups = row_of_token.unflatten(0, (-1, GROUP))
     shared = groups[(groups >= own).any(1)]
-    if mlp.share and (shared != shared[:, :1]).any():
+    if half.share and (shared != shared[:, :1]).any():
         return float("inf")
     chosen = scores[row_of_token < own].sort(descending=True).values
     return relative_l2(chosen.numpy(), scores.sort(descending=True).values[:own].numpy())

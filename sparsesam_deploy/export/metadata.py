@@ -131,4 +131,10 @@ def sparsity_of(metadata: dict) -> SparsityConfig:
         value = metadata[name]
         densities[name] = tuple(value) if isinstance(value, list) else value
     diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
-    return SparsityConfig(**densities, order=metadata["order"], routing=metadata["routing"], diagonal=diagonal)
+    return SparsityConfig(
+        **densities,
+        order=metadata["order"],
+        routing=metadata["routing"],
+        diagonal=diagonal,
+        windowed_routing=metadata.get("windowed_routing", "stripe"),  # which older files do not have
+    )

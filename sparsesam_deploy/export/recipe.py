@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, StrictFloat, ValidationError, model_
 
 from ..errors import InvalidInput
 from ..model.checkpoint import LoadedSam, load_checkpoint, load_nano
-from ..model.config import PRESETS, Order, Routing, SparsityConfig
+from ..model.config import PRESETS, Order, Routing, SparsityConfig, WindowedRouting
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +38,7 @@ class ExportRecipe(BaseModel):
     attention_density: Density | None = None
     mlp_density: Density | None = None
     windowed_density: Density | None = None
+    windowed_routing: WindowedRouting | None = None
     order: Order | None = None
     routing: Routing | None = None
     diagonal: bool | None = None
@@ -101,6 +102,7 @@ class ExportRecipe(BaseModel):
             order=order,
             routing=first(self.routing, preset.routing),
             diagonal=self.diagonal if self.diagonal is not None else preset.diagonal,
+            windowed_routing=first(self.windowed_routing, preset.windowed_routing),
         )
 
     def load(self) -> LoadedSam:

@@ -26,7 +26,7 @@ class ImageState:
     A decision that is there already is followed, not made anew: so one encoder can be made to decide as another did.
 
     ``decisions`` holds, by name and as int32, the group ranking (B * num_windows, H, G) that the first block of a kind
-    makes and later blocks reuse, and which row each token has (B, N) in each routed MLP.
+    makes and later blocks reuse, and which row each token has (B, N) in each routed MLP and shared attention.
     """
 
     decisions: dict[str, Tensor] = field(default_factory=dict)
@@ -77,6 +77,9 @@ class SparseAttention(nn.Module):
     ``backend`` is what computes `stripe_attention`.
     """
 
+    row_share = 1.0
+    """Share of token rows that go through qkv and proj."""
+
     def __init__(
         self,
         attention: Attention,
@@ -119,7 +122,10 @@ class SparseAttention(nn.Module):
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
         """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
-        qkv = self.qkv(x)
+        return self.proj(self.over_stripe(self.qkv(x), state))
+
+    def over_stripe(self, qkv: Tensor, state: ImageState) -> Tensor:
+        """What lies between the two linear layers: (B, N, 3 * C) -> (B, N, C)."""
         tables = {name: getattr(self, name) for name in self.table_names if name != "groups"}
         if self.makes_ranking and self.ranking_name not in state.decisions:
             state.decisions[self.ranking_name] = self.rank(qkv)
@@ -130,7 +136,7 @@ class SparseAttention(nn.Module):
                 tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
         stripe = Stripe(**tables, lattice_offsets=self.static.lattice_offsets)
         parameters = self.qkv.bias, self.rel_pos_h, self.rel_pos_w
-        return self.proj(stripe_attention(qkv, *parameters, stripe, self.num_heads, self.backend))
+        return stripe_attention(qkv, *parameters, stripe, self.num_heads, self.backend)
 
     def rank(self, qkv: Tensor) -> Tensor:
         """The groups by their score, best first: (B * num_windows, H, G) int32."""

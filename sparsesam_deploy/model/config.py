@@ -9,8 +9,10 @@ from ..errors import DensityError, InvalidInput
 
 Order = Literal["lattice", "interleaved", "ranked"]
 Routing = Literal["share-variance", "share-sobel", "skip-sobel", "skip-static", "skip-group-rank"]
+WindowedRouting = Literal["stripe", "share-variance"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ROUTINGS: tuple[str, ...] = get_args(Routing)
+WINDOWED_ROUTINGS: tuple[str, ...] = get_args(WindowedRouting)
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -43,7 +45,7 @@ class SamConfig:
 
     @property
     def routed_blocks(self) -> tuple[int, ...]:
-        """Blocks whose MLP one density for all means: windowed, after the first global one (algorithm.md section 4)."""
+        """Blocks one density of rows for all means: windowed, after the first global one (algorithm.md, section 4)."""
         return tuple(i for i in range(self.depth) if i not in self.global_blocks and i > min(self.global_blocks))
 
 
@@ -66,6 +68,13 @@ def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
     return values
 
 
+def _in_routed_blocks(name: str, density: Density, config: SamConfig) -> tuple[float, ...]:
+    """One number in `SamConfig.routed_blocks` and 1 elsewhere; a tuple as it is."""
+    if isinstance(density, (int, float)):
+        return tuple(float(density) if i in config.routed_blocks else 1.0 for i in range(config.depth))
+    return _per_block(name, density, config.depth)
+
+
 @dataclass(frozen=True)
 class SparsityConfig:
     """How much of the encoder is computed, and which part.
@@ -75,6 +84,10 @@ class SparsityConfig:
     dense; a tuple means what it says in every block. ``diagonal`` adds the query's own tile to the stripe; ``None``
     means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
     ``default`` preset.
+
+    ``windowed_routing`` says what ``windowed_density`` is a share of: ``stripe``, of the keys in every windowed block
+    (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where one number is that of
+    `SamConfig.routed_blocks` and every token still attends to its whole window.
     """
 
     attention_density: Density = 0.25
@@ -83,12 +96,17 @@ class SparsityConfig:
     order: Order = "lattice"
     routing: Routing = "share-variance"
     diagonal: bool | None = None
+    windowed_routing: WindowedRouting = "stripe"
 
     def __post_init__(self) -> None:
         if self.order not in ORDERS:
             raise InvalidInput(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}.")
         if self.routing not in ROUTINGS:
             raise InvalidInput(f"routing {self.routing!r} is unknown; choose one of {', '.join(ROUTINGS)}.")
+        if self.windowed_routing not in WINDOWED_ROUTINGS:
+            raise InvalidInput(
+                f"windowed_routing {self.windowed_routing!r} is unknown; choose one of {', '.join(WINDOWED_ROUTINGS)}."
+            )
         if self.order != "lattice" and self.diagonal is False:
             raise InvalidInput(f"diagonal=False needs the lattice order; {self.order} always attends to its own tile.")
         for name in ("attention_density", "mlp_density", "windowed_density"):
@@ -110,15 +128,39 @@ class SparsityConfig:
         """The density called ``name`` in block ``index`` of ``depth`` blocks."""
         return _per_block(name, getattr(self, name), depth)[index]
 
+    def key_densities(self, config: SamConfig) -> tuple[float, ...]:
+        """The share of keys that queries attend to in each block of ``config``.
+
+        Raises:
+            DensityError: ``attention_density`` or ``windowed_density`` lists another number of blocks.
+        """
+
+        def density(index: int) -> float:
+            if index in config.global_blocks:
+                return self.for_block("attention_density", index, config.depth)
+            thinned = self.windowed_routing == "stripe"
+            return self.for_block("windowed_density", index, config.depth) if thinned else 1.0
+
+        return tuple(density(index) for index in range(config.depth))
+
+    def row_densities(self, config: SamConfig) -> tuple[float, ...]:
+        """The share of rows that go through qkv and proj in each block of ``config``; 1 where nothing is shared.
+
+        Raises:
+            DensityError: ``windowed_density`` lists another number of blocks.
+        """
+        if self.windowed_routing == "stripe":
+            return (1.0,) * config.depth
+        densities = _in_routed_blocks("windowed_density", self.windowed_density, config)
+        return tuple(1.0 if i in config.global_blocks else density for i, density in enumerate(densities))
+
     def mlp_densities(self, config: SamConfig) -> tuple[float, ...]:
         """The MLP density of each block of ``config``; 1 where the MLP is dense.
 
         Raises:
             DensityError: ``skip-group-rank`` before the first global block, whose ranking it needs.
         """
-        if isinstance(self.mlp_density, (int, float)):
-            return tuple(float(self.mlp_density) if i in config.routed_blocks else 1.0 for i in range(config.depth))
-        densities = _per_block("mlp_density", self.mlp_density, config.depth)
+        densities = _in_routed_blocks("mlp_density", self.mlp_density, config)
         first = min(config.global_blocks)
         if self.routing == "skip-group-rank" and min(densities[:first], default=1.0) < 1:
             raise DensityError(

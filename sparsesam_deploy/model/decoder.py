@@ -44,9 +44,16 @@ class Prompts:
 
     @classmethod
     def from_points(cls, points: np.ndarray) -> Prompts:
-        """One prompt for each foreground point (N, 2), XY, with the padding point that SAM adds where no box is."""
-        coords = np.stack((points, np.zeros_like(points)), 1)
-        return cls._without_masks(coords, np.tile([[POSITIVE, PADDING]], (len(points), 1)))
+        """One prompt for each foreground point (N, 2), XY, or for each K of them (N, K, 2).
+
+        The padding point that SAM adds where no box is comes last.
+        """
+        points = points.reshape(len(points), -1, 2)
+        labels = np.full(points.shape[:2], POSITIVE)
+        return cls._without_masks(
+            np.concatenate((points, np.zeros_like(points[:, :1])), 1),
+            np.pad(labels, ((0, 0), (0, 1)), constant_values=PADDING),
+        )
 
     @classmethod
     def _without_masks(cls, coords: np.ndarray, labels: np.ndarray) -> Prompts:

@@ -37,12 +37,16 @@ def window_stripe_tokens(density: float, num_tokens: int) -> int:
     return min(tiles * TILE, num_tokens)
 
 
-def shared_mlp_groups(density: float, num_tokens: int) -> int:
-    """Number of detailed 2x2 groups when the flat ones share a row: 4 n + (N / 4 - n) = d N."""
+def shared_groups(density: float, num_tokens: int, name: str = "mlp_density") -> int:
+    """Number of detailed 2x2 groups when the flat ones share a row: 4 n + (N / 4 - n) = d N.
+
+    ``name`` is the density's, for the error: ``mlp_density`` or ``windowed_density``.
+    """
     if not 1 / GROUP <= density <= 1:
+        other = "a skip routing" if name == "mlp_density" else "windowed_routing stripe"
         raise DensityError(
-            f"mlp_density {density:g} is below {1 / GROUP:g}, where every 2x2 group already shares one row; "
-            f"use at least {1 / GROUP:g} or a skip routing."
+            f"{name} {density:g} is below {1 / GROUP:g}, where every 2x2 group already shares one row; "
+            f"use at least {1 / GROUP:g} or {other}."
         )
     return _round((density - 1 / GROUP) * num_tokens / (GROUP - 1))
 

@@ -16,6 +16,7 @@ from .attention import ImageState, SparseAttention
 from .config import GRID_SIZE, SamConfig, SparsityConfig
 from .layers import as_layer_norm, convolve
 from .mlp import DenseMlp, Gelu, RoutedMlp
+from .shared_attention import SharedAttention
 
 
 class SparseBlock(nn.Module):
@@ -26,17 +27,19 @@ class SparseBlock(nn.Module):
     ) -> None:
         super().__init__()
         windowed = index not in config.global_blocks
-        name = "windowed_density" if windowed else "attention_density"
         same_kind = [i for i in range(config.depth) if (i not in config.global_blocks) == windowed]
-        densities = {i: sparsity.for_block(name, i, config.depth) for i in same_kind}
-        ranked = sparsity.order == "ranked" and min(densities.values()) < 1
+        key_densities, row_densities = sparsity.key_densities(config), sparsity.row_densities(config)
+        ranked = sparsity.order == "ranked" and min(key_densities[i] for i in same_kind) < 1
         mlp_densities = sparsity.mlp_densities(config)
         by_ranking = sparsity.routing == "skip-group-rank" and min(mlp_densities) < 1
         needed = ranked or (by_ranking and not windowed)
         self.norm = block.norm1
-        self.attention = SparseAttention(
-            block.attn, windowed, densities[index], sparsity, needed and index == same_kind[0], backend
-        )
+        if row_densities[index] < 1:
+            self.attention = SharedAttention(block.attn, index, row_densities[index], sparsity, backend)
+        else:
+            self.attention = SparseAttention(
+                block.attn, windowed, key_densities[index], sparsity, needed and index == same_kind[0], backend
+            )
         if mlp_densities[index] < 1:
             self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_densities[index], sparsity, backend)
         else:
@@ -44,6 +47,8 @@ class SparseBlock(nn.Module):
 
     def attend(self, x: Tensor, state: ImageState) -> Tensor:
         """The attention half: (B, N, C) -> (B, N, C); reads and fills ``state``."""
+        if isinstance(self.attention, SharedAttention):
+            return self.attention(x, self.norm, state)
         return x + self.attention(self.norm(x), state)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
@@ -92,7 +97,13 @@ class SparseSamEncoder(nn.Module):
     def decision_names(self) -> tuple[str, ...]:
         """What ranking and routing decide in a forward pass, by its names in ``ImageState`` and in order."""
         rankings = [block.attention.ranking_name for block in self.blocks if block.attention.makes_ranking]
-        return (*rankings, *(block.mlp.decision_name for block in self.routed_blocks))
+        return (*rankings, *(half.decision_name for half in self.routed_halves))
+
+    @property
+    def routed_halves(self) -> list[SharedAttention | RoutedMlp]:
+        """The halves of blocks that choose their rows by the image, in order."""
+        halves = (half for block in self.blocks for half in (block.attention, block.mlp))
+        return [half for half in halves if isinstance(half, (SharedAttention, RoutedMlp))]
 
     @property
     def routed_blocks(self) -> list[SparseBlock]:
@@ -100,12 +111,18 @@ class SparseSamEncoder(nn.Module):
 
     @property
     def effective_density(self) -> dict[str, float]:
-        """(query, key) pairs computed / all pairs by kind of attention; rows computed / all rows over all MLPs."""
+        """(query, key) pairs computed / all pairs by kind of attention; rows computed / all rows over all MLPs.
+
+        Where windowed blocks share rows, ``windowed_rows`` is the same for their qkv and proj.
+        """
+        shares_rows = any(isinstance(block.attention, SharedAttention) for block in self.blocks)
         kinds: dict[str, list[float]] = {"global_attention": [], "windowed_attention": [], "mlp": []}
         for block in self.blocks:
             kind = "windowed_attention" if block.attention.windowed else "global_attention"
             kinds[kind].append(block.attention.effective_density)
             kinds["mlp"].append(block.mlp.mlp_rows)
+            if block.attention.windowed and shares_rows:
+                kinds.setdefault("windowed_rows", []).append(block.attention.row_share)
         return {kind: round(sum(values) / len(values), 6) for kind, values in kinds.items() if values}
 
     def embed(self, image: Tensor) -> Tensor:

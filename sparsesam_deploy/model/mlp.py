@@ -58,7 +58,7 @@ class RoutedMlp(DenseMlp):
         self.share, self.by_group_rank = family == "share", score == "group-rank"
         self.selection = score if score in ("variance", "sobel") else "given"
         if self.share:
-            self.num_groups = density.shared_mlp_groups(mlp_density, NUM_TOKENS)
+            self.num_groups = density.shared_groups(mlp_density, NUM_TOKENS)
             self.num_rows = self.num_groups * order.GROUP + NUM_TOKENS // order.GROUP - self.num_groups
         else:
             self.num_rows = density.kept_tokens(mlp_density, NUM_TOKENS, whole_groups=score == "sobel")

@@ -85,6 +85,11 @@ def windows(grid_size: int, window_size: int) -> tuple[np.ndarray, np.ndarray]:
     return _frozen(members), _frozen(slots)
 
 
+def rank_of_row(num_groups: int, num_all: int) -> np.ndarray:
+    """The rank of each row's group, where the best ``num_groups`` groups have 4 rows each and the others one: (R,)."""
+    return _frozen(np.concatenate((np.arange(num_groups).repeat(GROUP), np.arange(num_groups, num_all))))
+
+
 def relative_index(size: int) -> np.ndarray:
     """Row of a rel-pos table for (query coordinate, key coordinate): (size, size), q - k + size - 1."""
     coordinate = np.arange(size)

@@ -102,6 +102,14 @@ def test_what_is_written_is_read(manifest, folder):
     assert EngineManifest.read(folder / MANIFEST) == manifest
 
 
+def test_a_manifest_from_before_windows_shared_rows_says_that_keys_are_thinned(manifest, folder):
+    manifest.write(folder / MANIFEST)
+    content = json.loads((folder / MANIFEST).read_text())
+    del content["sparsity"]["windowed_routing"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    assert EngineManifest.read(folder / MANIFEST).sparsity.windowed_routing == "stripe"
+
+
 def test_the_file_is_plain_json(manifest, folder):
     manifest.write(folder / MANIFEST)
     content = json.loads((folder / MANIFEST).read_text())

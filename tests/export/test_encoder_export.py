@@ -41,6 +41,7 @@ VARIANTS = {
     "dense": DENSE,
     "lattice-diagonal": SparsityConfig(0.25, 1.0, diagonal=True),
     "windows-static": SparsityConfig(0.25, 1.0, 0.4),
+    "windows-shared": SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
     "windows-ranked": SparsityConfig(0.4, 0.96, 0.4, order="ranked", routing="skip-group-rank"),
     "paper": PRESETS["paper"],
 }
@@ -75,8 +76,11 @@ def assert_deployable(model: onnx.ModelProto) -> None:
     assert not [inner.name for function in functions.values() for inner in function.node if inner.domain]
 
 
+DYNAMIC = ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static", "windows-shared")
+
+
 @pytest.mark.parametrize("batch", (1, 2, 4), ids="batch-{}".format)
-@pytest.mark.parametrize("name", ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static"))
+@pytest.mark.parametrize("name", DYNAMIC)
 @torch.inference_mode()
 def test_dynamic_batch(name: str, batch: int, dynamic: dict[str, Exported]):
     out = run_onnx(dynamic[name].path, {"image": random_image(4)[:batch].numpy()})[0]
@@ -89,8 +93,7 @@ def test_dynamic_batch(name: str, batch: int, dynamic: dict[str, Exported]):
 
 @pytest.fixture(scope="module")
 def dynamic(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    names = ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static")
-    return {name: export(tmp_path_factory.mktemp(name), VARIANTS[name], batch=(1, 2, 4)) for name in names}
+    return {name: export(tmp_path_factory.mktemp(name), VARIANTS[name], batch=(1, 2, 4)) for name in DYNAMIC}
 
 
 def test_static_batch_of_two(tmp_path: Path):
@@ -100,7 +103,9 @@ def test_static_batch_of_two(tmp_path: Path):
     assert exported.run(random_image(2))[0].shape == (2, 256, 64, 64)
 
 
-@pytest.mark.parametrize("name", ("lattice-share-variance", "lattice-diagonal", "paper", "interleaved-share-sobel"))
+@pytest.mark.parametrize(
+    "name", ("lattice-share-variance", "lattice-diagonal", "paper", "interleaved-share-sobel", "windows-shared")
+)
 @pytest.mark.parametrize("dtype", ("fp16", "bf16"))
 @torch.inference_mode()
 def test_half_precision_is_in_the_graph(dtype: str, name: str, tmp_path: Path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -12,8 +14,8 @@ from onnx import TensorProto, helper
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
-from sparsesam_deploy.export.metadata import load_exported
-from sparsesam_deploy.model.config import SparsityConfig
+from sparsesam_deploy.export.metadata import load_exported, sparsity_of
+from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from tests.export.models import Exported, export, random_image, relative_error
 
 SPARSITY = SparsityConfig(0.25, 0.4)
@@ -55,6 +57,7 @@ def test_metadata_says_what_was_exported(exported: Exported):
         "attention_density": 0.25,
         "mlp_density": 0.4,
         "windowed_density": 1.0,
+        "windowed_routing": "stripe",
         "diagonal": False,
         "gelu": "erf",
         "batch": [1, 1, 1],
@@ -64,6 +67,27 @@ def test_metadata_says_what_was_exported(exported: Exported):
     assert {name: metadata[name] for name in expected} == expected
     assert metadata["preprocessing"]["pixel_mean"] == [123.675, 116.28, 103.53]
     assert {"torch", "onnx", "sparsesam-deploy"} <= set(metadata["versions"])
+
+
+SPARSITIES = {
+    "default": SPARSITY,
+    "paper": PRESETS["paper"],
+    "diagonal": SparsityConfig(0.3, 0.5, diagonal=True),
+    "shared-windows": SparsityConfig(0.3, (0.5,) * 4, (0.4, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
+}
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES.values(), ids=SPARSITIES)
+def test_sparsity_is_read_as_it_was_written(sparsity: SparsityConfig):
+    written = json.loads(json.dumps({**asdict(sparsity), "diagonal": sparsity.with_diagonal}))
+    assert replace(sparsity_of(written), diagonal=None) == replace(sparsity, diagonal=None)
+    assert sparsity_of(written).with_diagonal == sparsity.with_diagonal
+
+
+def test_files_from_before_windows_shared_rows_thin_their_keys(exported: Exported):
+    _, metadata = load_exported(exported.path)
+    del metadata["windowed_routing"]
+    assert sparsity_of({**metadata, "windowed_density": 0.5}).windowed_routing == "stripe"
 
 
 @torch.inference_mode()

@@ -23,6 +23,11 @@ CASES = {
         STATIC,
     ),
     "diagonal-fp16": (SparsityConfig(0.25, 0.5, diagonal=True), "fp16", STATIC),
+    "windows-shared-fp16-dynamic": (
+        SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
+        "fp16",
+        DYNAMIC,
+    ),
     "many-kept-fp16": (SparsityConfig(0.25, 0.96, routing="skip-group-rank"), "fp16", STATIC),
 }
 

@@ -13,6 +13,9 @@ from tests.helpers import TINY, random_sam
 from tests.networks import noise_image, relative_error
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
+SPARSITY = SparsityConfig(windowed_density=0.5, windowed_routing="share-variance")
+"""One windowed block is dense, the other shares rows; all else is as by default."""
+
 
 @torch.inference_mode()
 def test_kernels_compute_the_reference(monkeypatch, tmp_path):
@@ -20,7 +23,7 @@ def test_kernels_compute_the_reference(monkeypatch, tmp_path):
     image_encoder, image = random_sam(TINY).image_encoder.to(DEVICE), noise_image().to(DEVICE)
     streams, decisions = {}, {}
     for backend in ("reference", "triton"):
-        encoder, state = SparseSamEncoder(image_encoder, TINY, SparsityConfig(), backend=backend), ImageState()
+        encoder, state = SparseSamEncoder(image_encoder, TINY, SPARSITY, backend=backend), ImageState()
         streams[backend] = list(encoder.streams(image, state))
         decisions[backend] = state.decisions
     assert decisions["reference"].keys() == decisions["triton"].keys()

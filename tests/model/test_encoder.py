@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.holdout import preprocess, scenes
-from sparsesam_deploy.errors import DensityError
+from sparsesam_deploy.errors import DensityError, InvalidInput
 from sparsesam_deploy.model.config import DENSE, FAMILIES, ORDERS, PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from tests.networks import SMALL, nano, noise_image, relative_error, small_encoder, stock_encoder
@@ -90,6 +90,12 @@ VARIANTS = {
     "mlp-only": SparsityConfig(1.0, 0.1, routing="skip-static"),
     "paper": PRESETS["paper"],
     "default": PRESETS["default"],
+    "windows-shared-0.25": SparsityConfig(0.4, 0.4, 0.25, windowed_routing="share-variance"),
+    "windows-shared-0.5": SparsityConfig(0.4, 0.4, 0.5, windowed_routing="share-variance"),
+    "windows-shared-ranked": SparsityConfig(
+        0.4, 0.4, 0.4, "ranked", "skip-group-rank", windowed_routing="share-variance"
+    ),
+    "blocks-windows-shared": SparsityConfig(0.4, 0.4, (0.3, 0.1, 0.6, 1.0), windowed_routing="share-variance"),
     "blocks-lattice": SparsityConfig((1.0, 0.5, 1.0, 0.125), (1.0, 1.0, 0.3, 1.0), (0.5, 1.0, 1.0, 1.0)),
     # The ranking comes from the first block of each kind, also where that block itself is dense.
     "blocks-ranked": SparsityConfig((1.0, 1.0, 1.0, 0.3), 0.4, (1.0, 1.0, 0.4, 1.0), "ranked", "skip-group-rank"),
@@ -114,11 +120,27 @@ def test_one_number_is_that_number_in_every_block_it_means():
     torch.testing.assert_close(sparse_encoder(many)(noise_image()), sparse_encoder(one)(noise_image()), rtol=0, atol=0)
 
 
+def test_one_number_for_shared_windows_is_that_of_routed_blocks():
+    shared = SparsityConfig(0.4, 0.3, 0.5, windowed_routing="share-variance")
+    assert shared.row_densities(SMALL) == (1.0, 1.0, 0.5, 1.0)
+    assert shared.key_densities(SMALL) == (1.0, 0.4, 1.0, 0.4)
+    thinned = SparsityConfig(0.4, 0.3, 0.5)
+    assert thinned.row_densities(SMALL) == (1.0,) * 4
+    assert thinned.key_densities(SMALL) == (0.5, 0.4, 0.5, 0.4)
+
+
+@torch.no_grad()
+def test_shared_windows_at_density_one_are_dense():
+    dense, shared = DENSE, SparsityConfig(1.0, 1.0, 1.0, windowed_routing="share-variance")
+    assert torch.equal(sparse_encoder(shared)(noise_image()), sparse_encoder(dense)(noise_image()))
+
+
 BATCHED = {
     "default": PRESETS["default"],
     "paper": PRESETS["paper"],
     "share-sobel": SparsityConfig(0.4, 0.4, order="interleaved", routing="share-sobel"),
     "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
+    "windows-shared": SparsityConfig(0.4, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
 
 
@@ -144,6 +166,7 @@ def test_inputs_tell_variants_apart():
     configs = [SparsityConfig(0.4, 0.4, order=order) for order in ORDERS]
     configs += [SparsityConfig(0.4, 0.4, routing=routing) for routing in ROUTINGS[1:]]
     configs += [VARIANTS[name] for name in ("windows-lattice-0.5", "diagonal-0.4", "windows-ranked-0.4")]
+    configs += [VARIANTS[name] for name in ("windows-shared-0.25", "windows-shared-0.5", "blocks-windows-shared")]
     last = [OracleEncoder(small_encoder(), config).block_outputs(noise_image())[-1] for config in configs]
     for one, other in product(range(len(last)), repeat=2):
         assert one == other or relative_error(last[one], last[other]) > 1e-2, (configs[one], configs[other])
@@ -153,6 +176,12 @@ REFUSED = {
     "share-below-a-quarter": {"mlp_density": 0.2},
     "share-sobel-below-a-quarter": {"mlp_density": 0.2499, "routing": "share-sobel"},
     "share-below-a-quarter-in-one-block": {"mlp_density": (1.0, 1.0, 0.2, 1.0)},
+    "shared-windows-below-a-quarter": {"windowed_density": 0.2, "windowed_routing": "share-variance"},
+    "shared-windows-below-a-quarter-in-one-block": {
+        "windowed_density": (1.0, 1.0, 0.2, 1.0),
+        "windowed_routing": "share-variance",
+    },
+    "shared-windows-for-three-blocks": {"windowed_density": (0.5,) * 3, "windowed_routing": "share-variance"},
     "lattice-without-an-offset": {"attention_density": 0.001},
     "diagonal-without-an-offset": {"attention_density": 1 / 64, "diagonal": True},
     "ranked-without-a-tile": {"attention_density": 0.01, "order": "ranked"},
@@ -176,3 +205,9 @@ REFUSED = {
 def test_refuses(options):
     with pytest.raises(DensityError):
         sparse_encoder(SparsityConfig(**options))
+
+
+@pytest.mark.parametrize("name", ["order", "routing", "windowed_routing"])
+def test_unknown_words_are_refused(name):
+    with pytest.raises(InvalidInput, match=f"{name} 'nearest' is unknown; choose one of .*\\.$"):
+        SparsityConfig(**{name: "nearest"})

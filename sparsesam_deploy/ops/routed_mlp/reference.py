@@ -45,11 +45,11 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
 
     Args:
         x: (B, N, C) residual stream in Z-order, so that a 2x2 group is four consecutive rows; any float dtype.
-        weight, bias, epsilon: norm2; its statistics are float32.
+        weight, bias, epsilon: the norm: norm2, or norm1 of a shared attention; its statistics are float32.
         route: how rows are chosen.
 
     Returns:
-        rows (B, R, C) in the dtype of ``x``: the selected tokens of norm2(x), then (``share``) one mean row for each
+        rows (B, R, C) in the dtype of ``x``: the selected tokens of norm(x), then (``share``) one mean row for each
         other group; row_of_token (B, N) int32: the row whose update each token receives, R for none.
     """
     if torch.onnx.is_in_onnx_export():
@@ -83,7 +83,7 @@ def sobel_energy(x: Tensor, inv_perm: Tensor) -> Tensor:
 
 
 def group_variance(y: Tensor) -> Tensor:
-    """Squared deviations of a group's rows of norm2(x) from their mean, summed: (B, N, C) -> (B, N / 4)."""
+    """Squared deviations of a group's rows of norm(x) from their mean, summed: (B, N, C) -> (B, N / 4)."""
     groups = y.unflatten(1, (-1, GROUP))
     return (groups - groups.mean(2, keepdim=True)).square().sum((2, 3))
 

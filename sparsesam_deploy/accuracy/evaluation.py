@@ -1,0 +1,84 @@
+"""An evaluation from beginning to end: resumable, then complete in the output folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ..artifacts import output_folder
+from ..engines.report import write_json
+from ..model.checkpoint import LoadedSam
+from ..progress import counted
+from .evaluate import Subject, run, summarise, write_objects
+from .gallery import CASES, pictures
+from .journal import Journal
+from .machine import Clock
+from .mirrored import Mirrored
+from .report import write_plots, write_report
+from .results import Evaluation
+
+JOURNAL = "evaluation.journal"
+DOCUMENT, OBJECTS, REPORT = "evaluation.json", "objects.csv", "report.html"
+
+
+def evaluate(
+    subject: Subject,
+    loaded: LoadedSam,
+    dataset: Mirrored,
+    output: Path,
+    console: Console,
+    device: torch.device,
+    seed: int = 0,
+    skip_bad: bool = False,
+    restart: bool = False,
+) -> Evaluation:
+    """Judge every variant on every image and write ``evaluation.json``, ``objects.csv``, ``report.html`` and plots.
+
+    What was judged is kept in ``output/evaluation.journal`` until then; the same call goes on from there, ``restart``
+    drops it first.
+
+    Raises:
+        InvalidInput: an unusable image or label without ``skip_bad``; the journal is of another evaluation; ``output``
+            cannot be written.
+    """
+    clock = Clock()
+    with output_folder(output) as folder:
+        if restart:
+            (output / JOURNAL).unlink(missing_ok=True)
+        journal = Journal(output / JOURNAL, _plan(subject, loaded, dataset, seed, skip_bad))
+        if journal.done:
+            console.print(f"going on with the {len(journal.done)} images of {output / JOURNAL}", highlight=False)
+        with counted(console, "evaluate", len(dataset.names), len(journal.done)) as advance:
+            run(subject, dataset, journal, skip_bad, advance)
+        summary, variants = summarise(subject, dataset, journal)
+        document = Evaluation(
+            provenance=clock.provenance(loaded, seed, device),
+            dataset=summary,
+            prompts=tuple(kind.name for kind in subject.judge.prompts),
+            variants=variants,
+        )
+        write_json(folder / DOCUMENT, document.model_dump(mode="json"))
+        write_objects(journal, folder / OBJECTS)
+        write_plots(folder, document, None)
+        with counted(console, "draw report", CASES) as advance:
+            write_report(folder / REPORT, document, None, *pictures(subject, dataset, variants[1:], advance))
+    (output / JOURNAL).unlink()
+    return document
+
+
+def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored, seed: int, skip_bad: bool) -> dict:
+    """Everything that figures depend on, so that a journal is only ever continued by the same evaluation."""
+    return {
+        "checkpoint": loaded.sha256,
+        "data set": [dataset.fingerprint, dataset.symmetries, len(dataset.names)],
+        "variants": {
+            variant.name: [asdict(variant.shape.sparsity), variant.encode.computed_by] for variant in subject.all
+        },
+        "prompts": [repr(kind) for kind in subject.judge.prompts],
+        "point mask": subject.judge.point_mask,
+        "seed": seed,
+        "skip-bad": skip_bad,
+    }

@@ -1,0 +1,174 @@
+"""Schedules tried on images: every figure that `tune` uses was measured here, and is kept in its journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ImageError, InvalidInput
+from ..export.encoder import HQ_OUTPUT, OUTPUT
+from ..model.attention import ImageState
+from ..model.checkpoint import LoadedSam
+from ..model.config import SparsityConfig
+from ..model.encoder import SparseSamEncoder
+from ..ops.backend import Backend
+from .dataset import BadImage
+from .journal import Journal
+from .judge import Judge, Scene
+from .mirrored import Mirrored
+from .results import Interval
+from .schedule import Schedule
+from .statistics import Sample
+from .variants import Outputs
+
+Advance = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice to try; blocks before ``first_thinned`` compute what the dense ones do."""
+
+    sparsity: SparsityConfig
+    first_thinned: int = 0
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Candidate:
+        return cls(schedule.sparsity, schedule.first_thinned)
+
+    @property
+    def key(self) -> str:
+        """The same for the same settings, in every run."""
+        return hashlib.sha256(json.dumps(asdict(self.sparsity)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one candidate loses on a set of images: ``loss`` of mean IoU to the truth, ``disagreement`` with dense."""
+
+    loss: Interval
+    disagreement: Interval
+    change: dict[str, list[float]]
+    """Change of IoU from dense, by image, over all objects and prompts; kept for paired comparisons."""
+
+
+class Trials:
+    """Tries candidates on ``dataset``, one image in memory at a time, each candidate on each image once."""
+
+    def __init__(
+        self,
+        loaded: LoadedSam,
+        judge: Judge,
+        dataset: Mirrored,
+        journal: Journal,
+        skip_bad: bool,
+        device: torch.device,
+        backend: Backend,
+    ) -> None:
+        self.loaded, self.judge, self.dataset, self.journal, self.skip_bad = loaded, judge, dataset, journal, skip_bad
+        self.device, self.backend = device, backend
+        self.problems: list[str] = []
+        self._found = {entry["index"]: entry for entry in journal.entries()}
+
+    def __call__(self, candidates: Sequence[Candidate], advance: Advance = lambda count, words: None) -> list[Trial]:
+        """Figures of each candidate over all images.
+
+        Raises:
+            InvalidInput: an image or label cannot be used and ``skip_bad`` is not set, or none can.
+        """
+        done = 0
+        for index, name in enumerate(self.dataset.names):
+            missing = [one for one in candidates if self._key(one, index) not in self._found]
+            done += len(candidates) - len(missing)
+            if missing:
+                for count, (one, entry) in enumerate(self._judged(index, missing), start=1):
+                    self._keep(self._key(one, index), entry)
+                    advance(done + count, name)
+                done += len(missing)
+        return [self._trial(one) for one in candidates]
+
+    def usable(self, candidate: Candidate) -> dict[int, int]:
+        """How many objects there are on each image that could be used, by its position; ``candidate`` was tried."""
+        found = {index: self._found[self._key(candidate, index)] for index in range(len(self.dataset.names))}
+        kinds = len(self.judge.prompts)
+        return {index: len(entry["change"]) // kinds for index, entry in found.items() if "change" in entry}
+
+    @torch.inference_mode()
+    def _judged(self, index: int, candidates: Sequence[Candidate]):
+        """Each candidate with its figures on image ``index``; without figures if the image cannot be used."""
+        scene = self._scene(index)
+        if scene is None:
+            yield from ((one, {}) for one in candidates)
+            return
+        image = scene.image.tensor.to(self.device)
+        dense = list(self._encoder(Schedule.dense(self.loaded.config.depth).sparsity).streams(image))
+        reference = self.judge.figures(scene, None)
+        for one in candidates:
+            outputs = outputs_from(self._encoder(one.sparsity), dense, one.first_thinned)
+            found = self.judge.figures(scene, outputs)
+            change = np.concatenate([found[kind].iou - reference[kind].iou for kind in found])
+            agreement = np.concatenate([figures.agreement for figures in found.values()])
+            yield one, {"change": np.round(change, 6).tolist(), "agreement": np.round(agreement, 6).tolist()}
+
+    def _scene(self, index: int) -> Scene | None:
+        name = self.dataset.names[index]
+        try:
+            item = self.dataset.load(index)
+            if item.problems and not self.skip_bad:
+                raise BadImage(item.problems[0])
+            return self.judge.scene(name, item)
+        except (BadImage, ImageError) as error:
+            if not self.skip_bad:
+                words = str(error).rstrip(".")
+                raise InvalidInput(f"{words} (or leave such images and labels out with --skip-bad).") from error
+            self.problems.append(str(error))
+            return None
+
+    def _encoder(self, sparsity: SparsityConfig) -> SparseSamEncoder:
+        encoder = SparseSamEncoder(self.loaded.sam.image_encoder, self.loaded.config, sparsity, backend=self.backend)
+        return encoder.to(self.device).eval()
+
+    def _key(self, candidate: Candidate, index: int) -> str:
+        return f"{candidate.key} {self.dataset.names[index]}"
+
+    def _keep(self, key: str, entry: dict) -> None:
+        self.journal.add(key, entry)
+        self._found[key] = entry
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        losses, disagreements, changes = Sample(), Sample(), {}
+        for index in range(len(self.dataset.names)):
+            entry, image = self._found[self._key(candidate, index)], self.dataset.source(index)
+            if "change" in entry:
+                losses.add(image, -np.array(entry["change"]))
+                disagreements.add(image, 1 - np.array(entry["agreement"]))
+                changes.setdefault(image, []).extend(entry["change"])
+        if not changes:
+            raise InvalidInput(f"no image of {self.dataset.description} could be used: {self.problems[0]}")
+        return Trial(losses.interval(), disagreements.interval(), changes)
+
+
+def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int) -> Outputs:
+    """Encode, given the dense streams before each block: (B, 4096, C) each; blocks before ``start`` are dense."""
+    state, streams = ImageState(), list(dense[1 : start + 1])
+    x = dense[start]
+    for block in encoder.blocks[start:]:
+        x = block(x, state)
+        streams.append(x)
+    outputs = {OUTPUT: encoder.finish(x).cpu().numpy()}
+    if encoder.config.hq:
+        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).cpu().numpy()
+    return outputs
+
+
+def paired(one: Trial, other: Trial) -> Interval:
+    """Mean IoU of ``one`` minus that of ``other`` on the same objects, with its interval over images."""
+    sample = Sample()
+    for image, values in one.change.items():
+        sample.add(image, np.array(values) - np.array(other.change[image]))
+    return sample.interval()

@@ -1,0 +1,213 @@
+"""``tune``: a density for every block within an accuracy budget, every schedule in the answer really evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from rich.console import Console
+
+from ..errors import CheckFailed
+from ..model.checkpoint import LoadedSam
+from ..model.config import SamConfig
+from ..progress import counted
+from .cost import cost_of_choice
+from .cost_table import CostTable
+from .results import Cost, ParetoPoint, Sensitivity, Step
+from .schedule import Schedule
+from .search import Descender, sensitivity, single_moves
+from .trials import Candidate, Trial, Trials
+
+STRIDE = 0.02
+"""A schedule is measured whenever this share of the dense cost was saved since the last one."""
+PATIENCE = 2
+"""Measured schedules over the budget, one after the other, that end the search."""
+UNIFORM = tuple(round(0.25 + 0.05 * index, 2) for index in range(15))
+"""Densities for all blocks alike that a tuned schedule may be compared with."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is asked: a loss of mean IoU at most, milliseconds at most, a share of the dense multiplications at most."""
+
+    max_miou_drop: float | None = None
+    target_ms: float | None = None
+    max_cost: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """The cost that must be reached, in the unit of the cost table."""
+        return self.max_cost if self.target_ms is None else self.target_ms
+
+
+@dataclass
+class Point:
+    """A schedule that was evaluated on the calibration images, and perhaps on those for validation."""
+
+    name: str
+    candidate: Candidate
+    cost: Cost
+    calibration: Trial
+    validation: Trial | None = None
+
+    def result(self) -> ParetoPoint:
+        return ParetoPoint(
+            name=self.name,
+            settings=asdict(self.candidate.sparsity),
+            cost=self.cost,
+            calibration=self.calibration.loss,
+            validation=None if self.validation is None else self.validation.loss,
+        )
+
+
+@dataclass
+class Search:
+    """What the search found, in order; ``points`` start with the dense encoder."""
+
+    sensitivities: list[Sensitivity]
+    points: list[Point]
+    steps: list[Step] = field(default_factory=list)
+
+
+class Tuner:
+    """Finds a schedule for ``budget`` on ``calibration`` and holds it against ``validation``.
+
+    ``table`` gives the cost that the search goes by: milliseconds where ``budget`` names some, else multiplications.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedSam,
+        calibration: Trials,
+        validation: Trials,
+        table: CostTable,
+        budget: Budget,
+        console: Console,
+    ) -> None:
+        self.loaded, self.config = loaded, loaded.config
+        self.calibration, self.validation, self.table, self.budget = calibration, validation, table, budget
+        self.console = console
+        self.dense = Schedule.dense(self.config.depth)
+        self.dense_cost = table.total(self.dense, self.config)
+
+    def search(self) -> Search:
+        """Measure what each knob costs alone, then follow the cheapest moves down and measure on the way."""
+        moves = single_moves(self.config)
+        candidates = [Candidate.of(self.dense.after(move)) for move in moves]
+        with self._counted("sensitivity of blocks", self.calibration, len(candidates)) as advance:
+            trials = self.calibration(candidates, advance)
+        found = Search(
+            [
+                sensitivity(move, trial.disagreement.mean, self.table, self.dense_cost)
+                for move, trial in zip(moves, trials, strict=True)
+            ],
+            [self._point("dense", Candidate.of(self.dense), self._priced(self.dense))],
+        )
+        measured_at, over = self.dense_cost, 0
+        with self._counted("search", self.calibration, len(self.dense.mlp)) as advance:
+            before = self.dense_cost
+            for number, descent in enumerate(Descender(found.sensitivities, self.table, self.config), start=1):
+                arrived = self.budget.cost is not None and descent.cost <= self.budget.cost
+                trial = None
+                if arrived or measured_at - descent.cost >= STRIDE * self.dense_cost:
+                    point = self._point(
+                        f"step {number}", Candidate.of(descent.schedule), self._priced(descent.schedule)
+                    )
+                    found.points.append(point)
+                    measured_at, trial = descent.cost, point.calibration
+                    advance(0, f"step {number}, cost {descent.cost / self.dense_cost:.2f}")
+                found.steps.append(self._step(number, descent, before, trial))
+                before = descent.cost
+                over = over + 1 if trial is not None and self._over(trial) else 0 if trial is not None else over
+                if arrived or over == PATIENCE:
+                    break
+        return found
+
+    def _point(self, name: str, candidate: Candidate, cost: Cost) -> Point:
+        return Point(name, candidate, cost, self.calibration([candidate])[0])
+
+    def _priced(self, schedule: Schedule) -> Cost:
+        """Counted work, and the table's milliseconds where it has some."""
+        counted_work = cost_of_choice(self.loaded.sam.image_encoder, self.config, schedule.sparsity)
+        if self.table.measure == "flops":
+            return counted_work
+        return counted_work.model_copy(update={"ms": self.table.total(schedule, self.config)})
+
+    def _step(self, number: int, descent, before: float, trial: Trial | None) -> Step:
+        return Step(
+            number=number,
+            **vars(descent.move),
+            saved=(before - descent.cost) / self.dense_cost,
+            cost=self._priced(descent.schedule),
+            predicted=descent.predicted,
+            disagreement=None if trial is None else trial.disagreement.mean,
+            loss=None if trial is None else trial.loss,
+        )
+
+    def _over(self, trial: Trial) -> bool:
+        return self.budget.max_miou_drop is not None and trial.loss.mean > self.budget.max_miou_drop
+
+    def choose(self, found: Search) -> Point:
+        """The schedule to build: within the budget on the calibration images and on those it has not seen.
+
+        With a cost to reach it is the first measured one that does; else the cheapest within the loss. Where the
+        images for validation lose more than the budget, the one before it on the way is tried, and so on.
+
+        Raises:
+            CheckFailed: no measured schedule but the dense one meets the budget.
+        """
+        points = found.points
+        if self.budget.cost is not None:
+            points = [point for point in points if self._cost(point) <= self.budget.cost][:1]
+        for point in reversed([point for point in points[:] if not self._over(point.calibration)]):
+            if point.name == "dense":
+                break
+            self.validate(point)
+            if not self._over(point.validation):
+                return point
+        best = min(found.points[1:], key=lambda point: point.calibration.loss.mean, default=found.points[0])
+        raise CheckFailed(
+            f"no schedule meets {self._words()}: the most careful one measured ({best.name}) loses "
+            f"{best.calibration.loss.mean:.4f} at {self._cost(best) / self.dense_cost:.2f} of dense; allow more."
+        )
+
+    def _cost(self, point: Point) -> float:
+        return point.cost.flops if self.table.measure == "flops" else point.cost.ms
+
+    def _words(self) -> str:
+        asked = {
+            "a drop of mean IoU of at most {:g}": self.budget.max_miou_drop,
+            "at most {:g} ms": self.budget.target_ms,
+            "at most {:g} of the dense cost": self.budget.max_cost,
+        }
+        return " and ".join(words.format(value) for words, value in asked.items() if value is not None)
+
+    def validate(self, point: Point) -> None:
+        """Evaluate ``point`` on the images that the search did not see."""
+        with self._counted(f"validate {point.name}", self.validation, 1) as advance:
+            (point.validation,) = self.validation([point.candidate], advance)
+
+    def uniform(self, chosen: Point) -> Point:
+        """One density for all blocks, the lowest that costs no less than ``chosen``; evaluated like it."""
+        choices = [(density, uniform(density, self.config)) for density in UNIFORM]
+        dear = [choice for choice in choices if self.table.total(choice[1], self.config) >= self._cost(chosen)]
+        density, schedule = (dear or choices[-1:])[0]
+        point = self._point(f"uniform {density:g}", Candidate.of(schedule), self._priced(schedule))
+        self.validate(point)
+        return point
+
+    @contextmanager
+    def _counted(self, name: str, trials: Trials, candidates: int) -> Iterator:
+        with counted(self.console, name, candidates * len(trials.dataset.names)) as advance:
+            yield advance
+
+
+def uniform(density: float, config: SamConfig) -> Schedule:
+    """What one ``--density`` means: global attention, and the MLPs of `SamConfig.routed_blocks`."""
+    blocks = range(config.depth)
+    return Schedule(
+        attention=tuple(density if block in config.global_blocks else 1.0 for block in blocks),
+        mlp=tuple(density if block in config.routed_blocks else 1.0 for block in blocks),
+        windowed=(1.0,) * config.depth,
+    )

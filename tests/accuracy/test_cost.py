@@ -1,0 +1,56 @@
+"""Costs are those that the network's dimensions give by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsesam_deploy.accuracy.cost import cost_of_choice, encoder_work
+from sparsesam_deploy.model.config import DENSE, FAMILIES, SamConfig, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.networks import stock_encoder
+
+TOKENS = 4096
+
+
+def stock(config: SamConfig):
+    """Shapes only: no weight of a ViT-H is ever made."""
+    with torch.device("meta"):
+        return stock_encoder(config)
+
+
+@pytest.mark.parametrize("family", ["nano", "vit_b", "vit_l", "vit_h"])
+def test_the_dense_work_is_the_textbooks(family):
+    config = FAMILIES[family]
+    work = encoder_work(SparseSamEncoder(stock(config), config, DENSE))
+    windowed, channels = config.depth - len(config.global_blocks), config.embed_dim
+    assert work.gemm == config.depth * 12 * channels**2 * TOKENS
+    pairs = len(config.global_blocks) * TOKENS**2 + windowed * 25 * 196**2
+    assert work.attention == pytest.approx(2 * channels * pairs)
+
+
+@pytest.mark.parametrize(("family", "share"), [("nano", 0.8), ("vit_b", 0.8), ("vit_h", 0.7375)])
+def test_the_default_preset_costs_what_the_specification_says(family, share):
+    """Section 7: 0.80 of the nano model's linear layers, 0.74 of ViT-H's."""
+    config = FAMILIES[family]
+    assert cost_of_choice(stock(config), config, SparsityConfig(0.25, 0.4)).gemm == pytest.approx(share, abs=1e-3)
+
+
+def test_dense_is_one():
+    cost = cost_of_choice(stock(FAMILIES["nano"]), FAMILIES["nano"], DENSE)
+    assert (cost.gemm, cost.flops, cost.bytes, cost.ms) == (1, 1, 1, None)
+
+
+def test_every_half_counts_for_itself():
+    """A quarter of the keys in global blocks, half the MLP rows of one block."""
+    config = FAMILIES["nano"]
+    channels, dense = config.embed_dim, cost_of_choice(stock(config), config, DENSE)
+    halved = SparsityConfig(1.0, (1.0,) * 3 + (0.5,) + (1.0,) * 8, routing="skip-static")
+    found = cost_of_choice(stock(config), config, halved)
+    assert found.gemm == pytest.approx(1 - 0.5 * 8 / 12 / 12)
+    quartered = cost_of_choice(stock(config), config, SparsityConfig(0.25, 1.0))
+    assert quartered.gemm == 1
+    gemm, pairs = 12 * 12 * channels**2 * TOKENS, 2 * channels * (4 * TOKENS**2 + 8 * 25 * 196**2)
+    assert quartered.flops == pytest.approx(1 - 0.75 * 2 * channels * 4 * TOKENS**2 / (gemm + pairs))
+    assert 0.5 < quartered.bytes <= dense.bytes
+    assert found.bytes < 1

@@ -1,0 +1,196 @@
+"""Evaluations: the figures are those of segment_anything and pycocotools, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+from segment_anything import SamPredictor
+
+from sparsesam_deploy.accuracy import evaluate
+from sparsesam_deploy.accuracy.evaluate import Subject
+from sparsesam_deploy.accuracy.journal import Journal
+from sparsesam_deploy.accuracy.judge import Judge
+from sparsesam_deploy.accuracy.prompts import parse_prompt
+from sparsesam_deploy.accuracy.variants import Variant
+from sparsesam_deploy.errors import InvalidInput
+from sparsesam_deploy.export.encoder import OUTPUT
+from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.config import DENSE, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.accuracy.pictures import SIZE, CheapEncoder, picture, pictures
+from tests.helpers import TINY, random_sam
+
+CPU = torch.device("cpu")
+KINDS = ("box", "center", "random-2")
+
+
+@cache
+def loaded() -> LoadedSam:
+    return LoadedSam(random_sam(TINY), TINY, "0" * 64, "tiny")
+
+
+def subject(kinds=("box",), point_mask="best") -> Subject:
+    dense, variants = CheapEncoder(), {"near": CheapEncoder(0.1), "far": CheapEncoder(2.0)}
+    sam = loaded().sam
+
+    def shape(sparsity: SparsityConfig) -> SparseSamEncoder:
+        return SparseSamEncoder(sam.image_encoder, TINY, sparsity)
+
+    judge = Judge(loaded(), dense, [parse_prompt(kind) for kind in kinds], point_mask, CPU)
+    thinned = [Variant(name, shape(SparsityConfig()), encoder) for name, encoder in variants.items()]
+    return Subject(Variant("dense", shape(DENSE), dense), tuple(thinned), judge)
+
+
+def journal(tmp_path) -> Journal:
+    tmp_path.mkdir(exist_ok=True)
+    return Journal(tmp_path / "journal", {"plan": 1})
+
+
+def run(one: Subject, dataset, kept: Journal, skip_bad: bool = False):
+    evaluate.run(one, dataset, kept, skip_bad, lambda count, words: None)
+    return evaluate.summarise(one, dataset, kept)
+
+
+@cache
+def authors_masks(noise: float, index: int, kind: str, multimask: bool) -> np.ndarray:
+    """The masks of both objects by segment_anything's predictor, on the embedding of `CheapEncoder`."""
+    item = picture(index)
+    predictor = SamPredictor(loaded().sam)
+    scaled = predictor.transform.apply_image(item.pixels)
+    image = predictor.model.preprocess(torch.as_tensor(scaled).permute(2, 0, 1)[None].float())
+    predictor.features, predictor.is_image_set = torch.from_numpy(CheapEncoder(noise)(image)[OUTPUT]), True
+    predictor.original_size, predictor.input_size = SIZE, scaled.shape[:2]
+    asked, masks = parse_prompt(kind).ask(f"{index}.png", item.objects, item.masks), []
+    for number in range(2):
+        if asked.boxes is not None:
+            found, iou, _ = predictor.predict(box=asked.boxes[number], multimask_output=False)
+        else:
+            labels = np.ones(len(asked.points[number]))
+            found, iou, _ = predictor.predict(asked.points[number], labels, multimask_output=multimask)
+        masks.append(found[iou.argmax()])
+    return np.stack(masks)
+
+
+def coco_iou(one: np.ndarray, other: np.ndarray) -> float:
+    encoded = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in (one, other)]
+    return float(coco.iou(encoded[:1], encoded[1:], [0])[0, 0])
+
+
+@pytest.mark.parametrize(("kinds", "point_mask"), [(KINDS, "best"), (("center",), "single")], ids=["best", "single"])
+def test_figures_are_those_of_independent_tools(tmp_path, kinds, point_mask):
+    one, dataset = subject(kinds, point_mask), pictures(1)
+    _, results = run(one, dataset, journal(tmp_path))
+    truth = picture(0).masks
+    for noise, result in zip((0.0, 0.1, 2.0), results, strict=True):
+        for score in result.scores:
+            multimask = score.prompt == "center" and point_mask == "best"
+            masks, dense = (authors_masks(which, 0, score.prompt, multimask) for which in (noise, 0.0))
+            iou = [coco_iou(*pair) for pair in zip(masks, truth, strict=True)]
+            dense_iou = [coco_iou(*pair) for pair in zip(dense, truth, strict=True)]
+            both = zip(masks, dense, strict=True)
+            agreement = [coco_iou(*pair) if pair[0].any() or pair[1].any() else 1.0 for pair in both]
+            assert score.iou.mean == pytest.approx(np.mean(iou), abs=2e-4)
+            assert score.iou_change.mean == pytest.approx(np.mean(iou) - np.mean(dense_iou), abs=3e-4)
+            assert score.agreement.mean == pytest.approx(np.mean(agreement), abs=3e-3)
+
+
+def test_the_dense_encoder_is_compared_with_itself(tmp_path):
+    _, (dense, near, far) = run(subject(), pictures(2), journal(tmp_path))
+    assert [score.iou_change.mean for score in dense.scores] == [0]
+    assert [score.agreement.mean for score in dense.scores] == [1]
+    assert dense.embedding_error.mean == 0 < near.embedding_error.mean < far.embedding_error.mean
+    assert not dense.worst
+    assert near.scores[0].agreement.mean > far.scores[0].agreement.mean
+
+
+def test_embedding_error(tmp_path):
+    one = subject()
+    _, results = run(one, pictures(2), journal(tmp_path))
+    expected = []
+    for index in range(2):
+        image = one.judge.scene("x", picture(index)).image.tensor
+        dense, far = (torch.from_numpy(variant.encode(image)[OUTPUT]) for variant in (one.dense, one.variants[1]))
+        expected.append(float((far - dense).norm() / dense.norm()))
+    assert results[2].embedding_error.mean == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+class Interrupted(CheapEncoder):
+    """Is interrupted in its third call."""
+
+    def __call__(self, image):
+        if self.calls == 2:
+            raise KeyboardInterrupt
+        return super().__call__(image)
+
+
+def test_a_killed_run_goes_on_and_finds_the_same(tmp_path):
+    whole = run(subject(), pictures(4), journal(tmp_path / "whole"))
+    one, dataset = subject(), pictures(4)
+    killed = Subject(one.dense, (Variant("near", one.variants[0].shape, Interrupted(0.1)), one.variants[1]), one.judge)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(killed, dataset, journal(tmp_path / "parts"), False, lambda count, words: None)
+    again = subject()
+    found = run(again, dataset, journal(tmp_path / "parts"))
+    assert again.dense.encode.calls == 2
+    assert found == whole
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"), [({"bad": (1,)}, "1.png is torn"), ({"flawed": (1,)}, "label 7 of 1.png")]
+)
+def test_what_cannot_be_used_is_refused_by_name_or_listed(tmp_path, choices, words):
+    with pytest.raises(InvalidInput, match=f"{words}.*--skip-bad"):
+        run(subject(), pictures(3, **choices), journal(tmp_path / "strict"))
+    summary, _ = run(subject(), pictures(3, **choices), journal(tmp_path / "lenient"), skip_bad=True)
+    assert len(summary.skipped) == 1 and words in summary.skipped[0]
+    assert summary.images == (2 if "bad" in choices else 3)
+    assert summary.left_out == {"crowd annotations": 3}
+
+
+def test_nothing_usable_is_an_error(tmp_path):
+    with pytest.raises(InvalidInput, match="no image of pictures could be used"):
+        run(subject(), pictures(2, bad=(0, 1)), journal(tmp_path), skip_bad=True)
+
+
+def test_without_ground_truth_the_dense_masks_are_the_truth(tmp_path, monkeypatch):
+    one = subject()
+    monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: picture(0).masks)
+    summary, (dense, near, _) = run(one, pictures(2, has_truth=False), journal(tmp_path))
+    assert not summary.has_truth and summary.objects == 4
+    assert dense.scores[0].iou.mean == 1
+    assert near.scores[0].iou == near.scores[0].agreement
+    assert near.scores[0].iou_change.mean == pytest.approx(near.scores[0].agreement.mean - 1)
+
+
+def test_images_without_objects_are_listed(tmp_path, monkeypatch):
+    one = subject()
+    masks = iter([picture(0).masks, np.zeros((0, *SIZE), bool)])
+    monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: next(masks))
+    summary, _ = run(one, pictures(2, has_truth=False), journal(tmp_path))
+    assert summary.images == 1 and summary.skipped == ("1.png: the dense encoder finds no object.",)
+
+
+def test_mirrorings_are_one_image(tmp_path):
+    summary, _ = run(subject(), pictures(1, symmetries=2), journal(tmp_path))
+    assert (summary.images, summary.objects, summary.symmetries) == (1, 4, 2)
+
+
+def test_the_worst_come_first_and_every_object_is_in_the_csv(tmp_path):
+    kept = journal(tmp_path)
+    _, (_, _, far) = run(subject(), pictures(6), kept)
+    losses = [one.iou - one.dense_iou for one in far.worst]
+    assert losses == sorted(losses) and len(losses) == evaluate.WORST
+    evaluate.write_objects(kept, tmp_path / "objects.csv")
+    with open(tmp_path / "objects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * 2 * 3
+    of_far = [float(row["iou"]) for row in rows if row["variant"] == "far" and row["prompt"] == "box"]
+    assert np.mean(of_far) == pytest.approx(far.scores[0].iou.mean)
+    assert {row["area"] for row in rows if row["image"] == "0.png"} == {
+        str(area) for area in picture(0).masks.sum((1, 2))
+    }

@@ -1,0 +1,224 @@
+"""Tuning: nothing is chosen that was not evaluated, on images the search did not see, and within the budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from sparsesam_deploy.accuracy import tuning
+from sparsesam_deploy.accuracy.cost_table import CostTable, counted_table, measured_table
+from sparsesam_deploy.accuracy.journal import Journal
+from sparsesam_deploy.accuracy.judge import Judge
+from sparsesam_deploy.accuracy.mirrored import Mirrored
+from sparsesam_deploy.accuracy.prompts import parse_prompt
+from sparsesam_deploy.accuracy.results import Tuning
+from sparsesam_deploy.accuracy.schedule import Schedule
+from sparsesam_deploy.accuracy.search import single_moves
+from sparsesam_deploy.accuracy.subset import Subset
+from sparsesam_deploy.accuracy.trials import Candidate, Trials, paired
+from sparsesam_deploy.accuracy.tune import Budget, uniform
+from sparsesam_deploy.accuracy.tuning import Setting, tune
+from sparsesam_deploy.accuracy.variants import torch_variant
+from sparsesam_deploy.errors import CheckFailed, InvalidInput
+from sparsesam_deploy.export.recipe import ExportRecipe
+from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.accuracy.pictures import Pictures
+from tests.helpers import random_sam
+
+CPU = torch.device("cpu")
+MINIATURE = SamConfig("custom", embed_dim=16, depth=2, num_heads=1, global_blocks=(0,), decoder_mlp_dim=64)
+SHORT = {"attention": (1.0, 0.125), "mlp": (1.0, 0.5, 0.25), "windowed": (1.0, 0.5)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_ladders():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("schedule", "cost_table", "search", "tuning"):
+            patch.setattr(f"sparsesam_deploy.accuracy.{module}.LADDERS", SHORT)
+        yield
+
+
+@cache
+def loaded() -> LoadedSam:
+    return LoadedSam(random_sam(MINIATURE), MINIATURE, "0" * 64, "miniature")
+
+
+def setting(images: int = 4, **choices) -> Setting:
+    dense = torch_variant("dense", loaded(), DENSE, CPU)
+    judge = Judge(loaded(), dense.encode, [parse_prompt("box")], "best", CPU)
+    dataset = Pictures(images, **choices)
+    seen, unseen = (Mirrored(Subset(dataset, range(first, images, 2)), 1) for first in (0, 1))
+    return Setting(loaded(), judge, seen, unseen, CPU, "reference", 0, True)
+
+
+def run(tmp_path, budget: Budget, table: CostTable | None = None, one: Setting | None = None):
+    return tune(one or setting(), budget, table, tmp_path / "out", Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def tuned(short_ladders, tmp_path_factory) -> tuple[Tuning, Path]:
+    """Half of the dense cost, on the ground truth."""
+    folder = tmp_path_factory.mktemp("tuned")
+    return run(folder, Budget(max_cost=0.5)), folder / "out"
+
+
+def trials(tmp_path, one: Setting) -> Trials:
+    journal = Journal(tmp_path / "journal", {})
+    return Trials(one.loaded, one.judge, one.calibration, journal, True, CPU, "reference")
+
+
+def test_a_trial_is_what_the_whole_encoder_gives(tmp_path):
+    """Blocks before the first thinned one are not computed again, and nothing else is left out."""
+    one = setting(2)
+    for move in single_moves(MINIATURE):
+        candidate = Candidate.of(Schedule.dense(2).after(move))
+        (found,) = trials(tmp_path, one)([candidate])
+        variant, losses = torch_variant("x", loaded(), candidate.sparsity, CPU), []
+        for index, name in enumerate(one.calibration.names):
+            scene = one.judge.scene(name, one.calibration.load(index))
+            thinned = one.judge.figures(scene, variant.encode(scene.image.tensor))["box"].iou
+            losses.append(one.judge.figures(scene, None)["box"].iou - thinned)
+        assert found.loss.mean == pytest.approx(np.concatenate(losses).mean(), abs=1e-6)
+
+
+def test_paired_difference(tmp_path):
+    one = trials(tmp_path, setting())
+    sparse, sparser = one([Candidate(SparsityConfig(0.25, 0.5)), Candidate(SparsityConfig(0.05, 0.3))])
+    assert paired(sparse, sparser).mean == pytest.approx(sparser.loss.mean - sparse.loss.mean)
+    assert paired(sparse, sparse).mean == paired(sparse, sparse).high == 0
+
+
+def test_what_is_chosen_was_evaluated_and_build_takes_it(tuned, tmp_path):
+    found, folder = tuned
+    points = {point.name: point for point in found.points}
+    chosen = points[found.chosen]
+    assert chosen.cost.flops <= 0.5 and chosen.validation is not None
+    assert points[found.compared].validation is not None
+    recipe = ExportRecipe.merge(folder / "recipe.toml", {"model": "nano"})
+    assert asdict(recipe.sparsity) == {**chosen.settings, "diagonal": None}
+    (again,) = trials(tmp_path, setting())([Candidate(recipe.sparsity)])
+    assert again.loss == chosen.calibration
+    written = {file.name for file in folder.iterdir()}
+    assert {"recipe.toml", "tuning.json", "pareto.csv", "cost_table.json", "report.html"} <= written
+    assert not {tuning.JOURNAL, ".partial"} & written
+
+
+def test_steps_say_what_they_bought(tuned):
+    found, _ = tuned
+    cost = 1.0
+    for number, step in enumerate(found.steps, start=1):
+        assert step.number == number and step.after < step.before and step.saved > 0
+        assert step.cost.flops == pytest.approx(cost - step.saved, abs=1e-9)
+        cost = step.cost.flops
+    measured = {f"step {step.number}": step.loss for step in found.steps if step.loss is not None}
+    assert {point.name: point.calibration for point in found.points if point.name in measured} == measured
+    assert all(step.cost.flops > 0.5 for step in found.steps[:-1])
+
+
+def test_a_loss_budget_holds_on_unseen_images(tmp_path):
+    found = run(tmp_path, Budget(max_miou_drop=0.2))
+    chosen = next(point for point in found.points if point.name == found.chosen)
+    assert chosen.calibration.mean <= 0.2 and chosen.validation.mean <= 0.2
+    cheaper = [point for point in found.points if point.cost.flops < chosen.cost.flops and point.name != found.compared]
+    assert all(max(point.calibration.mean, (point.validation or point.calibration).mean) > 0.2 for point in cheaper)
+
+
+def test_an_impossible_budget_is_a_failed_check(tmp_path):
+    with pytest.raises(CheckFailed, match=r"at most 0 and at most 0\.4 of the dense cost"):
+        run(tmp_path, Budget(max_miou_drop=0.0, max_cost=0.4))
+    assert not (tmp_path / "out" / "recipe.toml").exists()
+
+
+def test_a_killed_run_tries_nothing_twice(tuned, tmp_path, monkeypatch):
+    count = 0
+    figures = Judge.figures
+
+    def counting(self, scene, outputs):
+        nonlocal count
+        count += 1
+        if count == 12:
+            raise KeyboardInterrupt
+        return figures(self, scene, outputs)
+
+    monkeypatch.setattr(Judge, "figures", counting)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Budget(max_cost=0.5))
+    tried = len((tmp_path / "out" / tuning.JOURNAL).read_text().splitlines()) - 1
+    assert tried > 5
+    monkeypatch.setattr(Judge, "figures", figures)
+    again = run(tmp_path, Budget(max_cost=0.5))
+    drop = {"provenance"}
+    assert again.model_dump(exclude=drop) == tuned[0].model_dump(exclude=drop)
+
+
+def test_without_labels_the_dense_masks_are_the_target(tmp_path, monkeypatch):
+    one = setting(has_truth=False)
+    monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: np.stack([pixels[..., 0] > 128]))
+    found = run(tmp_path, Budget(max_cost=0.5), one=one)
+    assert not found.calibration.has_truth and "dense encoder's masks" in found.loss_is
+    for step in found.steps:
+        assert step.loss is None or step.loss.mean == pytest.approx(step.disagreement)
+
+
+def test_unusable_images_are_listed(tmp_path):
+    found = run(tmp_path, Budget(max_cost=0.5), one=setting(6, bad=(2, 3)))
+    assert (found.calibration.images, found.validation.images) == (2, 2)
+    assert found.calibration.skipped == ("image 2.png is torn; repair it.",)
+
+
+def test_counted_costs_add_up_to_one():
+    table = counted_table(loaded())
+    assert table.total(Schedule.dense(2), MINIATURE) == pytest.approx(1)
+
+
+def test_measured_costs_are_times_and_are_read_again(tmp_path):
+    table = measured_table(loaded(), CPU, "reference", torch.float32, lambda share, words: None)
+    assert table.measure == "ms" and table.fixed > 0 and all(entry.cost > 0 for entry in table.entries)
+    assert table.of("attention", 1.0) > table.of("attention", 0.125)
+    path = tmp_path / "costs.json"
+    path.write_text(table.model_dump_json())
+    assert CostTable.read(path, "custom") == table
+    found = run(tmp_path, Budget(target_ms=0.8 * table.total(Schedule.dense(2), MINIATURE)), table)
+    chosen = next(point for point in found.points if point.name == found.chosen)
+    assert found.cost_measure == "ms"
+    assert chosen.cost.ms <= 0.8 * table.total(Schedule.dense(2), MINIATURE)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"measure": "ms"}', "[]"])
+def test_a_bad_cost_table_is_refused(tmp_path, text):
+    path = tmp_path / "costs.json"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=r"cost table .*costs\.json cannot be read"):
+        CostTable.read(path, "custom")
+
+
+def test_a_cost_table_of_another_model_is_refused(tmp_path):
+    path = tmp_path / "costs.json"
+    path.write_text(counted_table(loaded()).model_dump_json())
+    with pytest.raises(InvalidInput, match="is of custom, not of vit_h"):
+        CostTable.read(path, "vit_h")
+
+
+def test_the_recipe_says_what_it_promises(tuned):
+    found, folder = tuned
+    chosen = next(point for point in found.points if point.name == found.chosen)
+    assert f"mean IoU {-chosen.validation.mean:+.4f}" in (folder / "recipe.toml").read_text()
+
+
+def test_uniform_is_what_one_density_means():
+    """The same blocks at the same densities, and so the same masks, as `--density`."""
+    encoders = [
+        SparseSamEncoder(loaded().sam.image_encoder, MINIATURE, choice)
+        for choice in (uniform(0.4, MINIATURE).sparsity, SparsityConfig(0.4, 0.4))
+    ]
+    image = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
+    one, other = (encoder(image) for encoder in encoders)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
