@@ -60,7 +60,7 @@ LEAST = 4
     metavar="N",
     help="Images for the search, evenly picked, at most half; the others validate.",
 )
-@click.option("--restart", is_flag=True, help="Drop what an unfinished run left in --output instead of going on.")
+@click.option("--restart", is_flag=True, help="Drop what an earlier run tried instead of going on.")
 @options.output
 @options.as_json
 def tune(
@@ -84,7 +84,7 @@ def tune(
     Each block is thinned alone to see what it costs; then the moves that cost least for what they save are taken one
     after the other, and measured. What is chosen was evaluated, on images that the search did not see as well.
     Unlabelled images will do: 8 to 32 of the kind you segment. Writes recipe.toml for `build --recipe`, the Pareto
-    table, and a report.
+    table and a report. What was tried stays in --output, for a run with another budget or one that was killed.
     """
     from .accuracy.cost_table import CostTable
     from .accuracy.judge import Judge

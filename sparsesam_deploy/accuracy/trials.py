@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -28,6 +29,9 @@ from .statistics import Sample
 from .variants import Outputs
 
 Advance = Callable[[int, str], None]
+
+SCENES_KEPT = 32
+"""Images whose masks stay in memory: those of a search, which come again with every step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Trial:
 
 
 class Trials:
-    """Tries candidates on ``dataset``, one image in memory at a time, each candidate on each image once."""
+    """Tries candidates on ``dataset``, each candidate on each image once; at most 32 images are in memory."""
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Trials:
         self.loaded, self.judge, self.dataset, self.journal, self.skip_bad = loaded, judge, dataset, journal, skip_bad
         self.device, self.backend = device, backend
         self.problems: list[str] = []
+        self._scenes: dict[int, Scene | None] = {}
         self._found = {entry["index"]: entry for entry in journal.entries()}
 
     def __call__(self, candidates: Sequence[Candidate], advance: Advance = lambda count, words: None) -> list[Trial]:
@@ -106,7 +111,7 @@ class Trials:
             yield from ((one, {}) for one in candidates)
             return
         image = scene.image.tensor.to(self.device)
-        dense = list(self._encoder(Schedule.dense(self.loaded.config.depth).sparsity).streams(image))
+        dense = list(self._dense_streams(image, max(one.first_thinned for one in candidates)))
         reference = self.judge.figures(scene, None)
         for one in candidates:
             outputs = outputs_from(self._encoder(one.sparsity), dense, one.first_thinned)
@@ -115,7 +120,20 @@ class Trials:
             agreement = np.concatenate([figures.agreement for figures in found.values()])
             yield one, {"change": np.round(change, 6).tolist(), "agreement": np.round(agreement, 6).tolist()}
 
+    def _dense_streams(self, image: Tensor, count: int) -> Iterator[Tensor]:
+        """The dense stream before each of the first ``count`` + 1 blocks."""
+        encoder = self._encoder(Schedule.dense(self.loaded.config.depth).sparsity)
+        return islice(encoder.streams(image), count + 1)
+
     def _scene(self, index: int) -> Scene | None:
+        """What is asked about image ``index``, kept for the next candidates; None if it cannot be used."""
+        if index not in self._scenes:
+            if len(self._scenes) == SCENES_KEPT:
+                del self._scenes[min(self._scenes)]
+            self._scenes[index] = self._asked(index)
+        return self._scenes[index]
+
+    def _asked(self, index: int) -> Scene | None:
         name = self.dataset.names[index]
         try:
             item = self.dataset.load(index)

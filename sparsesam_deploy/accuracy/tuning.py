@@ -1,4 +1,4 @@
-"""A tuning run from beginning to end: resumable, then a recipe with its evidence in the output folder."""
+"""A tuning run from beginning to end: resumable, and in the end a recipe with its evidence in the output folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def tune(
     """Find a schedule for ``budget``; write ``recipe.toml``, ``tuning.json``, ``pareto.csv``, ``report.html``, plots.
 
     ``table`` is a cost table that was measured before; without one milliseconds are measured here where ``budget``
-    names some. What was tried is kept in ``output/tuning.journal`` until the end; the same call goes on from there.
+    names some. What was tried is kept in ``output/tuning.journal``: a killed run goes on from there, and one with
+    another budget tries only what is new.
 
     Raises:
         CheckFailed: no schedule that was evaluated meets the budget.
@@ -86,7 +87,6 @@ def tune(
         with Stages(console)("draw report"):
             write_plots(folder, None, document)
             write_report(folder / REPORT, None, document, [], _kept(setting, validation, chosen))
-    (output / JOURNAL).unlink()
     return document
 
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from benchmarks.holdout import scenes
 from sparsesam_deploy.accuracy.coco import CocoDataset
 from sparsesam_deploy.accuracy.dataset import BadImage
 from sparsesam_deploy.errors import InvalidInput
@@ -30,6 +29,7 @@ from tests.accuracy.instances import (
     run_lengths,
     write,
 )
+from tests.holdout import scenes
 
 HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
 

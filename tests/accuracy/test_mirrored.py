@@ -1,20 +1,15 @@
-"""The eight symmetries of the square, against numpy's and the benchmarks' own."""
+"""The eight symmetries of the square, against numpy's own."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import holdout
-from sparsesam_deploy.accuracy.coco import CocoDataset
 from sparsesam_deploy.accuracy.dataset import LabelledImage
 from sparsesam_deploy.accuracy.mirrored import SYMMETRIES, Mirrored
 from sparsesam_deploy.errors import InvalidInput
-
-HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
 
 
 class Two:
@@ -74,19 +69,6 @@ def test_the_symmetries_are_all_those_of_the_square():
     square = np.arange(9).reshape(3, 3)
     turned = [turn(square) for _, turn in SYMMETRIES]
     assert all(not np.array_equal(a, b) for a, b in itertools.combinations(turned, 2))
-
-
-@pytest.mark.parametrize("symmetries", [1, 4])
-def test_they_are_the_scenes_of_the_benchmarks(symmetries):
-    mirrored = Mirrored(CocoDataset(HOLDOUT / "instances.json", HOLDOUT), symmetries)
-    expected = holdout.scenes(symmetries)
-    assert [mirrored.source(index) for index in range(len(mirrored.names))] == [scene.source for scene in expected]
-    for index, scene in enumerate(expected[:8]):
-        image = mirrored.load(index)
-        suffix = "" if scene.symmetry == "as it is" else f"|{scene.symmetry}"
-        assert mirrored.names[index] == scene.source + suffix
-        assert np.array_equal(image.pixels, scene.image)
-        assert np.array_equal(image.masks, scene.masks)
 
 
 def test_one_symmetry_is_the_data_set_itself():

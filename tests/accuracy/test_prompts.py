@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from benchmarks.holdout import scenes
 from sparsesam_deploy.accuracy.prompts import FromFile, parse_prompt
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.model.decoder import PADDING
+from tests.holdout import scenes
 
 SIZE = (40, 60)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.holdout import preprocess, scenes
 from sparsesam_deploy.errors import DensityError, InvalidInput
 from sparsesam_deploy.model.config import DENSE, FAMILIES, ORDERS, PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.holdout import preprocess, scenes
 from tests.networks import SMALL, nano, noise_image, relative_error, small_encoder, stock_encoder
 from tests.oracle import OracleEncoder
 

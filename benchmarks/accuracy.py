@@ -1,0 +1,156 @@
+"""What each way of thinning costs on the trained nano model: the tables of docs/accuracy.md.
+
+    python -m benchmarks.accuracy --output /tmp/accuracy --json docs/results/accuracy_nano.json
+
+Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Section 7 of the algorithm's
+specification has figures of the same kind on 96 other scenes, which are printed beside.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+
+from sparsesam_deploy.accuracy.coco import CocoDataset
+from sparsesam_deploy.accuracy.evaluate import Subject
+from sparsesam_deploy.accuracy.evaluation import DOCUMENT, evaluate
+from sparsesam_deploy.accuracy.judge import Judge
+from sparsesam_deploy.accuracy.mirrored import Mirrored
+from sparsesam_deploy.accuracy.prompts import parse_prompt
+from sparsesam_deploy.accuracy.results import Evaluation, Interval, VariantResult
+from sparsesam_deploy.accuracy.variants import dense_variant, torch_variant
+from sparsesam_deploy.artifacts import output_file
+from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
+from sparsesam_deploy.model.config import SparsityConfig
+
+HOLDOUT = Path(__file__).parents[1] / "tests" / "data" / "holdout"
+DEPTH, GLOBAL_BLOCKS = 12, (2, 5, 8, 11)
+CPU = torch.device("cpu")
+
+
+def section7(density: float) -> dict[str, SparsityConfig]:
+    """The rows of section 7 that a :class:`SparsityConfig` can express; random routing is not on offer."""
+    d = density
+    return {
+        "released code": SparsityConfig(d, d, d, "ranked", "skip-group-rank"),
+        "ranked attention": SparsityConfig(d, 1.0, d, "ranked"),
+        "ranked, global only": SparsityConfig(d, 1.0, order="ranked"),
+        "interleaved, global only": SparsityConfig(d, 1.0, order="interleaved"),
+        "lattice with diagonal": SparsityConfig(d, 1.0, diagonal=True),
+        "lattice": SparsityConfig(d, 1.0),
+        "skip, group rank": SparsityConfig(1.0, d, routing="skip-group-rank"),
+        "skip, sobel": SparsityConfig(1.0, d, routing="skip-sobel"),
+        "skip, static": SparsityConfig(1.0, d, routing="skip-static"),
+        "share, sobel": SparsityConfig(1.0, d, routing="share-sobel"),
+        "share, variance": SparsityConfig(1.0, d, routing="share-variance"),
+        "lattice + share, variance": SparsityConfig(d, d),
+    }
+
+
+# (box, point, embedding error) on 96 images that are not in this repository, by variant and density.
+PUBLISHED: dict[str, dict[float, tuple[float, float, float]]] = {
+    "released code": {0.3: (-0.052, -0.066, 0.31), 0.4: (-0.041, -0.052, 0.29), 0.5: (-0.033, -0.034, 0.26)},
+    "ranked attention": {0.3: (-0.004, -0.006, 0.071), 0.4: (-0.003, -0.006, 0.071), 0.5: (0.0, 0.001, 0.021)},
+    "ranked, global only": {0.3: (-0.001, 0.002, 0.067), 0.4: (0.0, 0.0, 0.066), 0.5: (0.0, 0.001, 0.020)},
+    "lattice with diagonal": {0.3: (-0.002, -0.008, 0.042), 0.4: (-0.001, -0.004, 0.029), 0.5: (-0.001, -0.002, 0.021)},
+    "lattice": {0.3: (-0.001, -0.001, 0.019), 0.4: (-0.001, -0.001, 0.017), 0.5: (-0.001, -0.001, 0.013)},
+    "skip, sobel": {0.3: (-0.039, -0.054, 0.30), 0.4: (-0.030, -0.043, 0.29), 0.5: (-0.023, -0.035, 0.26)},
+    "skip, static": {0.3: (-0.038, -0.045, 0.23), 0.4: (-0.034, -0.046, 0.21), 0.5: (-0.027, -0.039, 0.19)},
+    "share, sobel": {0.3: (-0.015, -0.020, 0.081), 0.4: (-0.007, -0.011, 0.070), 0.5: (-0.004, -0.009, 0.063)},
+    "share, variance": {0.3: (-0.014, -0.018, 0.078), 0.4: (-0.005, -0.008, 0.064), 0.5: (-0.003, -0.003, 0.052)},
+    "lattice + share, variance": {
+        0.3: (-0.015, -0.019, 0.081),
+        0.4: (-0.006, -0.008, 0.067),
+        0.5: (-0.004, -0.004, 0.055),
+    },
+}
+
+
+def beyond() -> dict[str, SparsityConfig]:
+    """Rows shared in more places than section 7 has them: the MLP of every block, qkv and proj of windowed ones."""
+    windowed = tuple(1.0 if block in GLOBAL_BLOCKS else 0.5 for block in range(DEPTH))
+    lower = tuple(min(density, 0.4) if density < 1 else 1.0 for density in windowed)
+
+    def of(attention: float, mlp: float | tuple[float, ...], rows: tuple[float, ...] | float) -> SparsityConfig:
+        return SparsityConfig(attention, mlp, rows, windowed_routing="share-variance")
+
+    return {
+        "default preset": SparsityConfig(),
+        "lattice 0.125": SparsityConfig(0.125, 1.0),
+        "lattice 0.0625": SparsityConfig(0.0625, 1.0),
+        "default, MLP 0.5": SparsityConfig(0.25, 0.5),
+        "default, MLP 0.6": SparsityConfig(0.25, 0.6),
+        "default, every MLP 0.4": SparsityConfig(0.25, (0.4,) * DEPTH),
+        "default, every MLP 0.6": SparsityConfig(0.25, (0.6,) * DEPTH),
+        "default, late windows 0.5": of(0.25, 0.4, 0.5),
+        "default, late windows 0.4": of(0.25, 0.4, 0.4),
+        "default, all windows 0.5": of(0.25, 0.4, windowed),
+        "default, all windows 0.4": of(0.25, 0.4, lower),
+        "every MLP 0.6, all windows 0.5": of(0.25, (0.6,) * DEPTH, windowed),
+        "every MLP 0.6, all windows 0.4": of(0.25, (0.6,) * DEPTH, lower),
+        "every MLP 0.5, all windows 0.5": of(0.25, (0.5,) * DEPTH, windowed),
+    }
+
+
+def subject(loaded: LoadedSam, choices: dict[str, SparsityConfig]) -> Subject:
+    """Boxes and single masks of centre points, asked of each choice in plain PyTorch on the CPU."""
+    dense = dense_variant(loaded, CPU)
+    judge = Judge(loaded, dense.encode, [parse_prompt("box"), parse_prompt("center")], "single", CPU)
+    return Subject(dense, tuple(torch_variant(name, loaded, one, CPU) for name, one in choices.items()), judge)
+
+
+def holdout(symmetries: int = 1) -> Mirrored:
+    """The twelve held-out scenes with their 61 objects."""
+    return Mirrored(CocoDataset(HOLDOUT / "instances.json", HOLDOUT), symmetries)
+
+
+def markdown(found: Evaluation) -> str:
+    """The table for docs/accuracy.md."""
+    lines = [
+        "| variant | linear layers | box | of 96 scenes | point | of 96 scenes | embedding error | of 96 scenes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_line(variant) for variant in found.variants[1:]]
+    return "\n".join(lines)
+
+
+def _line(variant: VariantResult) -> str:
+    row, _, density = variant.name.rpartition(" ")
+    published = PUBLISHED.get(row, {}).get(float(density)) if row in PUBLISHED else None
+    box, point, error = ("", "", "") if published is None else (f"{value:.3g}" for value in published)
+    changes = (_interval(score.iou_change) for score in variant.scores)
+    of_box, of_point = changes
+    cells = (variant.name, f"{variant.cost.gemm:.3f}", of_box, box, of_point, point)
+    return f"| {' | '.join((*cells, f'{variant.embedding_error.mean:.3f}', error))} |"
+
+
+def _interval(change: Interval) -> str:
+    return f"{change.mean:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+
+
+@click.command(help=__doc__.splitlines()[0])
+@click.option("--density", "densities", type=float, multiple=True, default=(0.3, 0.4, 0.5), show_default=True)
+@click.option("--symmetries", type=click.IntRange(1, 8), default=1, show_default=True, help="Mirrorings of each image.")
+@click.option("--only", type=click.Choice(["section7", "beyond"]), help="One of the two tables.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for report and figures.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Where to put a copy of evaluation.json.")
+def main(densities: tuple[float, ...], symmetries: int, only: str | None, output: Path, json_path: Path | None) -> None:
+    choices = {}
+    if only != "beyond":
+        choices |= {f"{name} {d:g}": choice for d in densities for name, choice in section7(d).items()}
+    if only != "section7":
+        choices |= beyond()
+    loaded = load_nano()
+    found = evaluate(subject(loaded, choices), loaded, holdout(symmetries), output, Console(stderr=True), CPU)
+    if json_path:
+        with output_file(json_path) as partial:
+            shutil.copyfile(output / DOCUMENT, partial)
+    click.echo(markdown(found))
+
+
+if __name__ == "__main__":
+    main()
