@@ -111,39 +111,38 @@ def read_dataset(chosen: dict[str, Any], console: Console) -> Mirrored:
     return Mirrored(dataset, symmetries)
 
 
-def read_prompts(chosen: dict[str, Any], dataset: Mirrored) -> list[PromptKind]:
+def read_prompts(chosen: dict[str, Any], dataset: Mirrored, symmetries: int) -> list[PromptKind]:
     """The kinds of prompt of `prompt_choices`, which are taken out of ``chosen`` but for ``point_mask`` and ``seed``.
 
     Raises:
-        InvalidInput: an unknown kind, one asked for twice, or a file of prompts for mirrored images.
+        InvalidInput: an unknown kind, one asked for twice, or a file of prompts for mirrored images or without some.
     """
-    from .accuracy.prompts import parse_prompt
+    from .accuracy.prompts import FromFile, parse_prompt
 
-    words = chosen.pop("prompts")
-    if len({*words}) < len(words):
-        raise InvalidInput("one --prompt is given twice; leave one of the two out.")
-    if dataset.symmetries > 1 and any(word.startswith("file:") for word in words):
-        raise InvalidInput("prompts from a file do not fit mirrored images; leave --symmetries out.")
-    return [parse_prompt(word, chosen["seed"]) for word in words]
+    kinds = [parse_prompt(word, chosen["seed"]) for word in chosen.pop("prompts")]
+    if len({kind.name for kind in kinds}) < len(kinds):
+        raise InvalidInput("one kind of --prompt is given twice; leave one of the two out.")
+    for kind in kinds:
+        if isinstance(kind, FromFile):
+            if symmetries > 1:
+                raise InvalidInput("prompts from a file do not fit mirrored images; leave --symmetries out.")
+            kind.check_images(dataset.names)
+    return kinds
 
 
-def choose_device(name: str, backend: str) -> Any:
-    """The torch device ``name``.
+def torch_device(name: str, backend: str) -> Any:
+    """The torch device ``name``, in full float32: cuDNN's TF32, torch's default, would be the reference's own error.
 
     Raises:
-        InvalidInput: no such device name, or GPU kernels on the CPU.
-        EnvironmentProblem: CUDA is not available.
+        InvalidInput: no such device, or GPU kernels on the CPU.
+        EnvironmentProblem: that GPU is not there.
     """
     import torch
 
-    from .errors import EnvironmentProblem
+    from .engines.runtime.loading import choose_device
 
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InvalidInput(f"device {name!r} is unknown; give cpu, cuda or cuda:1.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem(f"device {name} is not there: torch finds no CUDA GPU; give --device cpu.")
+    device = choose_device("torch", name)
     if device.type == "cpu" and backend == "triton":
         raise InvalidInput("--torch-backend triton needs a GPU; give --device cuda or leave it out.")
+    torch.backends.cudnn.allow_tf32 = False
     return device

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from . import cli_data as data
 from . import cli_options as options
+from .errors import InvalidInput
 from .model.config import ORDERS, PRESETS, ROUTINGS
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ def _densities(command: Any) -> Any:
 @click.option(
     "--backend",
     type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    default="onnxruntime",
-    show_default=True,
-    help="What runs --exported: encoder.onnx on --device, or the engine on a GPU.",
+    help="What runs --exported: encoder.onnx on --device, or the engine on a GPU.  [default: onnxruntime]",
 )
 @data.device_choices
 @click.option(
@@ -102,20 +101,25 @@ def evaluate(
     from .accuracy.evaluate import Subject
     from .accuracy.evaluation import evaluate as run
     from .accuracy.judge import Judge
-    from .accuracy.variants import dense_variant
+    from .accuracy.variants import dense_variant, unique_names
     from .export.recipe import ExportRecipe
     from .progress import Stages
 
     progress = Console(stderr=True)
-    place = data.choose_device(device, torch_backend)
+    if chosen["backend"] is not None and not chosen["exported"]:
+        raise InvalidInput("--backend says what runs --exported; give --exported DIR or leave it out.")
+    place = data.torch_device(device, torch_backend)
+    symmetries = chosen["symmetries"]
     dataset = data.read_dataset(chosen, progress)
-    prompts = data.read_prompts(chosen, dataset)
+    prompts = data.read_prompts(chosen, dataset, symmetries)
     with Stages(progress)("load checkpoint"):
         loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
+        loaded.sam.to(place)
     dense = dense_variant(loaded, place, torch_backend)
-    variants = _variants(loaded, chosen, place, device, torch_backend)
+    variants = _variants(loaded, chosen, place, torch_backend)
     judge = Judge(loaded, dense.encode, prompts, chosen["point_mask"], place)
     subject = Subject(dense, tuple(variants), judge)
+    unique_names(subject.all)
     found = run(subject, loaded, dataset, output, progress, place, chosen["seed"], skip_bad, restart)
     lost = _lost(found, max_miou_drop)
     if as_json:
@@ -129,22 +133,20 @@ def evaluate(
     return 1 if lost else 0
 
 
-def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, device: str, backend: str) -> list[Variant]:
-    from .accuracy.variants import combinations, describe, exported_variant, torch_variant, unique_names
+def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: str) -> list[Variant]:
+    from .accuracy.variants import combinations, describe, exported_variant, torch_variant
     from .export.recipe import ExportRecipe
 
     lists = {name: chosen[name] for name in VARIANT_LISTS}
-    named = {f"preset {name}": PRESETS[name] for name in chosen["presets"]}
-    for recipe in chosen["recipes"]:
-        named[f"recipe {recipe.stem}"] = ExportRecipe.merge(recipe, {"model": "nano"}).sparsity
+    named = [(f"preset {name}", PRESETS[name], "erf") for name in chosen["presets"]]
+    for path in chosen["recipes"]:
+        recipe = ExportRecipe.merge(path, {"model": "nano"})  # the weights are those of this command
+        named.append((f"recipe {path}", recipe.sparsity, recipe.gelu))
     if any(lists.values()) or not (named or chosen["exported"]):
-        for sparsity in combinations(lists, PRESETS["default"]):
-            named[describe(sparsity)] = sparsity
-    variants = [torch_variant(name, loaded, sparsity, place, backend) for name, sparsity in named.items()]
-    exported_on = None if device == "cpu" else device
-    variants += [exported_variant(folder, loaded, chosen["backend"], exported_on) for folder in chosen["exported"]]
-    unique_names(variants)
-    return variants
+        named += [(describe(sparsity), sparsity, "erf") for sparsity in combinations(lists, PRESETS["default"])]
+    variants = [torch_variant(name, loaded, sparsity, place, backend, gelu) for name, sparsity, gelu in named]
+    runner, device = chosen["backend"] or "onnxruntime", None if place.type == "cpu" else str(place)
+    return variants + [exported_variant(folder, loaded, runner, device) for folder in chosen["exported"]]
 
 
 def _lost(found: Evaluation, max_miou_drop: float | None) -> list[str]:
@@ -165,6 +167,8 @@ def _print(found: Evaluation, console: Console) -> None:
     truth = "ground truth" if data.has_truth else "the dense encoder's masks"
     counts = f"{data.images} images, {data.objects} objects"
     console.print(f"{data.description}: {counts}", highlight=False, markup=False, soft_wrap=True)
+    if data.images == 1:
+        console.print("one image says nothing about others: there are no intervals", highlight=False)
     for sentence in data.skipped:
         console.print(f"left out: {sentence}", highlight=False, markup=False, soft_wrap=True)
     console.print(

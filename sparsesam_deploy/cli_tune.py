@@ -102,13 +102,14 @@ def tune(
     if cost_table is not None and target_ms is None:
         raise InvalidInput("--cost-table is for --target-ms; give both or neither.")
     progress = Console(stderr=True)
-    place = data.choose_device(device, torch_backend)
+    place = data.torch_device(device, torch_backend)
     symmetries = chosen["symmetries"]
     dataset = data.read_dataset({**chosen, "symmetries": 1}, progress)
-    prompts = data.read_prompts(chosen, dataset)
+    prompts = data.read_prompts(chosen, dataset, symmetries)
     seen, unseen = _split(dataset, calibration, symmetries)
     with Stages(progress)("load checkpoint"):
         loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
+        loaded.sam.to(place)
     table = None if cost_table is None else CostTable.read(cost_table, loaded.config.family)
     judge = Judge(loaded, dense_variant(loaded, place, torch_backend).encode, prompts, chosen["point_mask"], place)
     setting = Setting(loaded, judge, seen, unseen, place, torch_backend, chosen["seed"], skip_bad)
@@ -116,7 +117,9 @@ def tune(
     if as_json:
         click.echo(json.dumps({"output": str(output), **found.model_dump(mode="json")}, indent=2))
     else:
-        _print(found, Console())
+        console = Console()
+        console.width = max(console.width, 110)  # a figure that is cut off is worse than a line that wraps
+        _print(found, console)
         click.echo(f"written to {output}: recipe.toml, report.html, tuning.json, pareto.csv")
     return 0
 
@@ -137,12 +140,11 @@ def _split(dataset: Any, calibration: int, symmetries: int) -> tuple[Any, Any]:
 
 
 def _print(found: Tuning, console: Console) -> None:
-    table = Table(title=found.loss_is, title_justify="left")
-    table.add_column("schedule")
-    for name in ("GEMM cost", "all work", *(["ms"] if found.cost_measure == "ms" else [])):
-        table.add_column(name, justify="right")
-    table.add_column("loss, calibration", justify="right")
-    table.add_column("loss, unseen images", justify="right")
+    console.print(f"loss: {found.loss_is}", highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("schedule", no_wrap=True)
+    for name in ("linear", "all", *(["ms"] if found.cost_measure == "ms" else []), "loss, calibration", "loss, unseen"):
+        table.add_column(name, justify="right", no_wrap=True)
     for point in found.points:
         marks = {found.chosen: " (chosen)", found.compared: " (compared)"}
         costs = [f"{point.cost.gemm:.3f}", f"{point.cost.flops:.3f}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from statistics import median
@@ -68,13 +69,18 @@ class CostTable(BaseModel):
         """A table that was written as JSON.
 
         Raises:
-            InvalidInput: it is unreadable, malformed or of another model family.
+            InvalidInput: it is unreadable, malformed, incomplete, not of milliseconds or of another model family.
         """
         try:
             table = cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, ValidationError) as error:
             reason = str(error).splitlines()[0]
             raise InvalidInput(f"cost table {path} cannot be read ({reason}); measure it again.") from error
+        if table.measure != "ms" or not all(0 < entry.cost < math.inf for entry in table.entries):
+            raise InvalidInput(f"cost table {path} is not of milliseconds; give one measured by `tune --target-ms`.")
+        for knob, ladder in LADDERS.items():
+            for density in ladder:
+                table.of(knob, density)
         if table.family != family:
             raise InvalidInput(f"cost table {path} is of {table.family}, not of {family}; measure it on this model.")
         return table

@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from heapq import nsmallest
 from pathlib import Path
 
-from ..errors import ImageError, InvalidInput
+from ..errors import InvalidInput
 from .cost import cost_of
-from .dataset import BadImage
 from .journal import Journal
-from .judge import Judge
+from .judge import NOTHING_FOUND, Judge, Scene
 from .mirrored import Mirrored
 from .results import DatasetSummary, Score, VariantResult, Worst
-from .statistics import Sample
+from .statistics import Images, Sample
 from .variants import Variant
 
 WORST = 10
@@ -44,31 +43,33 @@ def run(subject: Subject, dataset: Mirrored, journal: Journal, skip_bad: bool, a
     Raises:
         InvalidInput: an image or a label cannot be used and ``skip_bad`` is not set; the sentence names it.
     """
+    if not skip_bad:
+        refuse_skipped(journal)
     for index, name in enumerate(dataset.names):
         if index in journal.done:
             continue
         advance(len(journal.done), name)
-        journal.add(
-            index, {"image": name, "source": dataset.source(index), **_judged(subject, dataset, index, skip_bad)}
-        )
+        scene, problems = subject.judge.ask(dataset, index, skip_bad)
+        entry = {"image": name, "source": dataset.source(index), "problems": problems}
+        journal.add(index, entry if scene is None else entry | _judged(subject, scene))
     advance(len(journal.done), "")
 
 
-def _judged(subject: Subject, dataset: Mirrored, index: int, skip_bad: bool) -> dict:
-    try:
-        item = dataset.load(index)
-        if item.problems and not skip_bad:
-            raise BadImage(item.problems[0])
-        scene = subject.judge.scene(dataset.names[index], item)
-    except (BadImage, ImageError) as error:
-        if not skip_bad:
-            raise InvalidInput(
-                f"{str(error).rstrip('.')} (or leave such images and labels out with --skip-bad)."
-            ) from error
-        return {"problems": [str(error)]}
-    problems = list(item.problems)
-    if scene is None:
-        return {"problems": [*problems, f"{dataset.names[index]}: the dense encoder finds no object."]}
+def refuse_skipped(journal: Journal) -> None:
+    """Refuse what an earlier run with `--skip-bad` left out.
+
+    Raises:
+        InvalidInput: there is something.
+    """
+    for entry in journal.entries():
+        for problem in entry["problems"]:
+            if NOTHING_FOUND not in problem:
+                raise InvalidInput(
+                    f"{problem.rstrip('.')} (left out by an earlier run; repeat --skip-bad or --restart)."
+                )
+
+
+def _judged(subject: Subject, scene: Scene) -> dict:
     figures = {subject.dense.name: {"error": 0.0, "prompts": _rounded(subject.judge.figures(scene, None))}}
     for variant in subject.variants:
         outputs = variant.encode(scene.image.tensor)
@@ -76,7 +77,7 @@ def _judged(subject: Subject, dataset: Mirrored, index: int, skip_bad: bool) -> 
             "error": subject.judge.embedding_error(scene, outputs),
             "prompts": _rounded(subject.judge.figures(scene, outputs)),
         }
-    return {"problems": problems, "objects": scene.objects, "areas": scene.areas.tolist(), "figures": figures}
+    return {"objects": scene.objects, "areas": scene.areas.tolist(), "figures": figures}
 
 
 def _rounded(figures: dict) -> dict:
@@ -86,9 +87,10 @@ def _rounded(figures: dict) -> dict:
 class _Totals:
     """One variant's sums over the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: Images) -> None:
+        self.images = images
         self.samples: dict[tuple[str, str], Sample] = {}
-        self.errors = Sample()
+        self.errors = Sample(images)
         self.worst: list[Worst] = []
 
     def add(self, entry: dict, own: dict, dense: dict) -> None:
@@ -102,7 +104,7 @@ class _Totals:
                 for figure in ("iou", "boundary_iou")
             }
             for figure, values in {**found, **changes}.items():
-                self.samples.setdefault((kind, figure), Sample()).add(image, values)
+                self.samples.setdefault((kind, figure), Sample(self.images)).add(image, values)
             rows = zip(entry["objects"], found["iou"], reference["iou"], found["agreement"], strict=True)
             candidates += [
                 Worst(image=entry["image"], object=name, prompt=kind, iou=iou, dense_iou=before, agreement=agreement)
@@ -129,14 +131,13 @@ def summarise(
     Raises:
         InvalidInput: not one image could be used.
     """
-    totals = {variant.name: _Totals() for variant in subject.all}
-    images: set[str] = set()
+    images: Images = {}
+    totals = {variant.name: _Totals(images) for variant in subject.all}
     objects, skipped = 0, []
     for entry in journal.entries():
         skipped += entry["problems"]
         if "figures" not in entry:
             continue
-        images.add(entry["source"])
         objects += len(entry["objects"])
         dense = entry["figures"][subject.dense.name]
         for name, own in entry["figures"].items():

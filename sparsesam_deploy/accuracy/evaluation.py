@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..artifacts import output_folder
 from ..engines.report import write_json
+from ..export.metadata import package_versions
 from ..model.checkpoint import LoadedSam
 from ..progress import counted
 from .evaluate import Subject, run, summarise, write_objects
@@ -48,7 +49,7 @@ def evaluate(
     with output_folder(output) as folder:
         if restart:
             (output / JOURNAL).unlink(missing_ok=True)
-        journal = Journal(output / JOURNAL, _plan(subject, loaded, dataset, seed, skip_bad))
+        journal = Journal(output / JOURNAL, _plan(subject, loaded, dataset))
         if journal.done:
             console.print(f"going on with the {len(journal.done)} images of {output / JOURNAL}", highlight=False)
         with counted(console, "evaluate", len(dataset.names), len(journal.done)) as advance:
@@ -69,7 +70,7 @@ def evaluate(
     return document
 
 
-def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored, seed: int, skip_bad: bool) -> dict:
+def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored) -> dict:
     """Everything that figures depend on, so that a journal is only ever continued by the same evaluation."""
     return {
         "checkpoint": loaded.sha256,
@@ -79,6 +80,5 @@ def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored, seed: int, ski
         },
         "prompts": [repr(kind) for kind in subject.judge.prompts],
         "point mask": subject.judge.point_mask,
-        "seed": seed,
-        "skip-bad": skip_bad,
+        "versions": package_versions(),
     }

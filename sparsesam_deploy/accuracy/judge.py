@@ -11,17 +11,20 @@ import torch
 
 from ..engines.masks import answer, torch_decode
 from ..engines.metrics import boundary, mask_iou, relative_l2
+from ..errors import ImageError, InvalidInput
 from ..export.encoder import OUTPUT
 from ..model.checkpoint import LoadedSam
 from ..model.decoder import SamDecoder
 from ..model.image import Preprocessed, preprocess
-from .dataset import LabelledImage
+from .dataset import BadImage, Dataset, LabelledImage
 from .objects import DenseObjects
 from .prompts import Asked, PromptKind
 from .variants import Encoder, Outputs
 
 PROMPTS_AT_ONCE = 16
 """Bounds the decoder's memory: an image may have hundreds of objects."""
+
+NOTHING_FOUND = "the dense encoder finds no object"
 
 PointMask = Literal["best", "single"]
 """Of a single point: the best of SAM's three masks by predicted IoU, or its single mask."""
@@ -88,10 +91,13 @@ class Judge:
         """Ask the dense encoder about an image; None when there is no ground truth and it finds no object.
 
         Raises:
-            ImageError: the image cannot be scaled to the encoder's input.
-            InvalidInput: a prompt file has no usable prompt for an object.
+            BadImage: the image cannot be scaled to the encoder's input, or a prompt file has no usable prompt for an
+                object.
         """
-        image = preprocess(item.pixels)
+        try:
+            image = preprocess(item.pixels)
+        except ImageError as error:
+            raise BadImage(f"{name}: {error}") from error
         outputs = self.dense(image.tensor)
         masks, objects = item.masks, item.objects
         if masks is None:
@@ -103,6 +109,26 @@ class Judge:
         dense = {kind: np.concatenate(list(self._masks(outputs, image, asked[kind], len(masks)))) for kind in asked}
         areas, truth = masks.sum((1, 2)), None if item.masks is None else masks
         return Scene(name, item.pixels, image, objects, areas, truth, asked, dense, outputs[OUTPUT])
+
+    def ask(self, dataset: Dataset, index: int, skip_bad: bool) -> tuple[Scene | None, list[str]]:
+        """`scene` of image ``index``, and what is left out of it, a sentence each; None if that is all of it.
+
+        Raises:
+            InvalidInput: the image or one of its labels cannot be used and ``skip_bad`` is not set.
+        """
+        name = dataset.names[index]
+        try:
+            item = dataset.load(index)
+            if item.problems and not skip_bad:
+                raise BadImage(item.problems[0])
+            scene = self.scene(name, item)
+        except (BadImage, ImageError) as error:
+            if not skip_bad:
+                words = str(error).rstrip(".")
+                raise InvalidInput(f"{words} (or leave such images and labels out with --skip-bad).") from error
+            return None, [str(error)]
+        problems = list(item.problems)
+        return scene, problems if scene is not None else [*problems, f"{name}: {NOTHING_FOUND}."]
 
     def figures(self, scene: Scene, outputs: Outputs | None) -> dict[str, Figures]:
         """Figures of an encoder's ``outputs`` on ``scene`` by kind of prompt; of the dense encoder itself when None."""

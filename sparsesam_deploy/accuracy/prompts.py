@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from ..errors import InvalidInput
 from ..model.config import IMAGE_SIZE
 from ..model.decoder import Prompts
+from .dataset import BadImage
 
 JITTER = 0.1
 """A jittered box's sides move by up to this share of its width or height."""
@@ -118,6 +120,12 @@ class FromFile:
         if not isinstance(self.entries, dict):
             raise InvalidInput(f"prompt file {path} is not an object of images; see the README for its form.")
 
+    def check_images(self, names: Sequence[str]) -> None:
+        """Refuse the file before any work is done if it has nothing about one of ``names``."""
+        for name in names:
+            if name not in self.entries:
+                raise InvalidInput(f"prompt file {self.path} has no image {name}; add it or leave the image out.")
+
     def __repr__(self) -> str:
         return f"FromFile({self.digest})"
 
@@ -125,7 +133,7 @@ class FromFile:
         """As `PromptKind.ask`; all objects of one image are asked alike, by boxes or by equally many points.
 
         Raises:
-            InvalidInput: an object is missing, or its prompt is malformed or outside the image.
+            BadImage: an object is missing, or its prompt is malformed or outside the image.
         """
         shapes = {"box": (4,), "points": (-1, 2)}
         found: dict[str, list[np.ndarray]] = {"box": [], "points": []}
@@ -134,21 +142,23 @@ class FromFile:
             entry = self.entries.get(image)
             entry = entry.get(name) if isinstance(entry, dict) else None
             if not isinstance(entry, dict) or len(entry) != 1 or not (entry.keys() & shapes.keys()):
-                raise InvalidInput(f'{where} has no "box" or "points"; add one of them or leave the image out.')
+                raise BadImage(f'{where} has no "box" or "points"; add one of them or leave the image out.')
             ((kind, values),) = entry.items()
             try:
                 values = np.array(values, np.float64).reshape(shapes[kind])
             except (TypeError, ValueError):
                 values = np.empty(0)
             if values.size == 0 or not np.isfinite(values).all():
-                raise InvalidInput(f"{where}: {kind} is not numbers of the expected form; see the README.")
+                raise BadImage(f"{where}: {kind} is not numbers of the expected form; see the README.")
             corners, (height, width) = values.reshape(-1, 2), masks.shape[1:]
             if (corners < 0).any() or (corners > (width, height)).any():
-                raise InvalidInput(f"{where}: {kind} lies outside the image of {width}x{height} pixels; correct it.")
+                raise BadImage(f"{where}: {kind} lies outside the image of {width}x{height} pixels; correct it.")
+            if kind == "box" and (corners[0] > corners[1]).any():
+                raise BadImage(f"{where}: box ends before it begins; give [x0, y0, x1, y1].")
             found[kind].append(values)
         boxes, points = found["box"], found["points"]
         if (boxes and points) or len({len(group) for group in points}) > 1:
-            raise InvalidInput(
+            raise BadImage(
                 f"prompt file {self.path}: image {image} mixes boxes and points, or different numbers of points; ask "
                 "all objects of one image alike."
             )

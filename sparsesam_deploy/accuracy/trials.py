@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ImageError, InvalidInput
+from ..errors import InvalidInput
 from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..model.attention import ImageState
 from ..model.checkpoint import LoadedSam
 from ..model.config import SparsityConfig
 from ..model.encoder import SparseSamEncoder
 from ..ops.backend import Backend
-from .dataset import BadImage
+from .evaluate import refuse_skipped
 from .journal import Journal
 from .judge import Judge, Scene
 from .mirrored import Mirrored
 from .results import Interval
 from .schedule import Schedule
-from .statistics import Sample
+from .statistics import Images, Sample
 from .variants import Outputs
 
 Advance = Callable[[int, str], None]
@@ -76,9 +76,12 @@ class Trials:
     ) -> None:
         self.loaded, self.judge, self.dataset, self.journal, self.skip_bad = loaded, judge, dataset, journal, skip_bad
         self.device, self.backend = device, backend
-        self.problems: list[str] = []
-        self._scenes: dict[int, Scene | None] = {}
-        self._found = {entry["index"]: entry for entry in journal.entries()}
+        self._scenes: dict[int, tuple[Scene | None, list[str]]] = {}
+        if not skip_bad:
+            refuse_skipped(journal)
+        mine = {*dataset.names}
+        found = {entry["index"]: entry for entry in journal.entries()}
+        self._found = {key: entry for key, entry in found.items() if key.partition(" ")[2] in mine}
 
     def __call__(self, candidates: Sequence[Candidate], advance: Advance = lambda count, words: None) -> list[Trial]:
         """Figures of each candidate over all images.
@@ -103,12 +106,17 @@ class Trials:
         kinds = len(self.judge.prompts)
         return {index: len(entry["change"]) // kinds for index, entry in found.items() if "change" in entry}
 
+    @property
+    def problems(self) -> list[str]:
+        """What was left out, in the order of images, by any run."""
+        return list(dict.fromkeys(problem for entry in self._found.values() for problem in entry["problems"]))
+
     @torch.inference_mode()
-    def _judged(self, index: int, candidates: Sequence[Candidate]):
+    def _judged(self, index: int, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, dict]]:
         """Each candidate with its figures on image ``index``; without figures if the image cannot be used."""
-        scene = self._scene(index)
+        scene, problems = self._scene(index)
         if scene is None:
-            yield from ((one, {}) for one in candidates)
+            yield from ((one, {"problems": problems}) for one in candidates)
             return
         image = scene.image.tensor.to(self.device)
         dense = list(self._dense_streams(image, max(one.first_thinned for one in candidates)))
@@ -118,34 +126,21 @@ class Trials:
             found = self.judge.figures(scene, outputs)
             change = np.concatenate([found[kind].iou - reference[kind].iou for kind in found])
             agreement = np.concatenate([figures.agreement for figures in found.values()])
-            yield one, {"change": np.round(change, 6).tolist(), "agreement": np.round(agreement, 6).tolist()}
+            figures = {"change": np.round(change, 6).tolist(), "agreement": np.round(agreement, 6).tolist()}
+            yield one, {"problems": problems, **figures}
 
     def _dense_streams(self, image: Tensor, count: int) -> Iterator[Tensor]:
         """The dense stream before each of the first ``count`` + 1 blocks."""
         encoder = self._encoder(Schedule.dense(self.loaded.config.depth).sparsity)
         return islice(encoder.streams(image), count + 1)
 
-    def _scene(self, index: int) -> Scene | None:
-        """What is asked about image ``index``, kept for the next candidates; None if it cannot be used."""
+    def _scene(self, index: int) -> tuple[Scene | None, list[str]]:
+        """What is asked about image ``index``, kept for the next candidates."""
         if index not in self._scenes:
             if len(self._scenes) == SCENES_KEPT:
                 del self._scenes[min(self._scenes)]
-            self._scenes[index] = self._asked(index)
+            self._scenes[index] = self.judge.ask(self.dataset, index, self.skip_bad)
         return self._scenes[index]
-
-    def _asked(self, index: int) -> Scene | None:
-        name = self.dataset.names[index]
-        try:
-            item = self.dataset.load(index)
-            if item.problems and not self.skip_bad:
-                raise BadImage(item.problems[0])
-            return self.judge.scene(name, item)
-        except (BadImage, ImageError) as error:
-            if not self.skip_bad:
-                words = str(error).rstrip(".")
-                raise InvalidInput(f"{words} (or leave such images and labels out with --skip-bad).") from error
-            self.problems.append(str(error))
-            return None
 
     def _encoder(self, sparsity: SparsityConfig) -> SparseSamEncoder:
         encoder = SparseSamEncoder(self.loaded.sam.image_encoder, self.loaded.config, sparsity, backend=self.backend)
@@ -159,7 +154,8 @@ class Trials:
         self._found[key] = entry
 
     def _trial(self, candidate: Candidate) -> Trial:
-        losses, disagreements, changes = Sample(), Sample(), {}
+        images: Images = {}
+        losses, disagreements, changes = Sample(images), Sample(images), {}
         for index in range(len(self.dataset.names)):
             entry, image = self._found[self._key(candidate, index)], self.dataset.source(index)
             if "change" in entry:
@@ -186,7 +182,7 @@ def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int)
 
 def paired(one: Trial, other: Trial) -> Interval:
     """Mean IoU of ``one`` minus that of ``other`` on the same objects, with its interval over images."""
-    sample = Sample()
+    sample = Sample({})
     for image, values in one.change.items():
         sample.add(image, np.array(values) - np.array(other.change[image]))
     return sample.interval()

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 
-from ..errors import CheckFailed
+from ..errors import CheckFailed, InvalidInput
 from ..model.checkpoint import LoadedSam
 from ..model.config import SamConfig
 from ..progress import counted
 from .cost import cost_of_choice
 from .cost_table import CostTable
 from .results import Cost, ParetoPoint, Sensitivity, Step
-from .schedule import Schedule
+from .schedule import LADDERS, Move, Schedule, knobs
 from .search import Descender, sensitivity, single_moves
 from .trials import Candidate, Trial, Trials
 
@@ -93,6 +93,7 @@ class Tuner:
 
     def search(self) -> Search:
         """Measure what each knob costs alone, then follow the cheapest moves down and measure on the way."""
+        self._check_budget()
         moves = single_moves(self.config)
         candidates = [Candidate.of(self.dense.after(move)) for move in moves]
         with self._counted("sensitivity of blocks", self.calibration, len(candidates)) as advance:
@@ -119,10 +120,27 @@ class Tuner:
                     advance(0, f"step {number}, cost {descent.cost / self.dense_cost:.2f}")
                 found.steps.append(self._step(number, descent, before, trial))
                 before = descent.cost
-                over = over + 1 if trial is not None and self._over(trial) else 0 if trial is not None else over
+                if trial is not None:
+                    over = over + 1 if self._over(trial) else 0
                 if arrived or over == PATIENCE:
                     break
         return found
+
+    def _check_budget(self) -> None:
+        """Refuse a cost that needs no search or that no search can reach, before hours are spent on it."""
+        if self.budget.cost is None:
+            return
+        least = self.dense
+        for block, knob in knobs(self.config):
+            least = least.after(Move(block, knob, 1.0, LADDERS[knob][-1]))
+        lowest, words = (
+            self.table.total(least, self.config),
+            "ms" if self.table.measure == "ms" else "of the dense work",
+        )
+        if self.budget.cost >= self.dense_cost:
+            raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words} already; ask for less.")
+        if self.budget.cost < lowest:
+            raise InvalidInput(f"{self.budget.cost:g} {words} cannot be reached; the least is {lowest:.3g}.")
 
     def _point(self, name: str, candidate: Candidate, cost: Cost) -> Point:
         return Point(name, candidate, cost, self.calibration([candidate])[0])
@@ -160,7 +178,7 @@ class Tuner:
         points = found.points
         if self.budget.cost is not None:
             points = [point for point in points if self._cost(point) <= self.budget.cost][:1]
-        for point in reversed([point for point in points[:] if not self._over(point.calibration)]):
+        for point in reversed([point for point in points if not self._over(point.calibration)]):
             if point.name == "dense":
                 break
             self.validate(point)

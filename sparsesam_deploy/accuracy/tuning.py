@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ..artifacts import output_folder
 from ..engines.report import write_json
+from ..export.metadata import package_versions
 from ..model.checkpoint import LoadedSam
 from ..ops.backend import Backend
 from ..progress import Stages
@@ -98,9 +99,7 @@ def _plan(setting: Setting) -> dict:
         "validation": [setting.validation.fingerprint, len(setting.validation.names)],
         "prompts": [repr(kind) for kind in setting.judge.prompts],
         "point mask": setting.judge.point_mask,
-        "seed": setting.seed,
-        "skip-bad": setting.skip_bad,
-        "computed by": [str(setting.device), setting.backend, torch.__version__],
+        "computed by": [str(setting.device), setting.backend, package_versions()],
         "ladders": {knob: list(ladder) for knob, ladder in LADDERS.items()},
     }
 
@@ -153,7 +152,7 @@ def _summary(trials: Trials, chosen: Point) -> DatasetSummary:
         objects=sum(usable.values()),
         symmetries=dataset.symmetries,
         left_out=dataset.left_out,
-        skipped=tuple(dict.fromkeys(trials.problems)),
+        skipped=tuple(trials.problems),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ..artifacts import sha256_file
 from ..engines.build import ENCODER
 from ..engines.manifest import MANIFEST
 from ..engines.onnx_runner import OnnxRunner
@@ -22,6 +23,7 @@ from ..export.metadata import load_exported, sparsity_of
 from ..model.checkpoint import LoadedSam
 from ..model.config import DENSE, Density, SparsityConfig
 from ..model.encoder import SparseSamEncoder
+from ..model.mlp import Gelu
 from ..ops.backend import Backend
 
 Outputs = dict[str, np.ndarray]
@@ -50,7 +52,7 @@ class TorchEncoder:
 
     def __init__(self, encoder: SparseSamEncoder, device: torch.device) -> None:
         self.encoder, self.device = encoder.to(device).eval(), device
-        self.computed_by = f"PyTorch {torch.__version__} fp32, {encoder.backend}, {device}"
+        self.computed_by = f"PyTorch {torch.__version__} fp32, {encoder.gelu} GELU, {encoder.backend}, {device}"
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> Outputs:
@@ -71,11 +73,13 @@ class ExportedEncoder:
     def __init__(self, folder: Path, backend: str, device: str | None) -> None:
         if backend == "onnxruntime" and device in (None, "cpu"):
             runner = OnnxRunner(folder / ENCODER)
-            self.computed_by, self._batch = runner.kernels, runner.metadata["batch"][0]
+            self._batch = runner.metadata["batch"][0]
+            self.computed_by = f"{runner.kernels}, encoder.onnx {sha256_file(folder / ENCODER)[:12]}"
             self._run = lambda image: encode_one(runner, image.numpy(), self._batch)
         else:
             engine = load(folder / MANIFEST, backend, device)
-            self.computed_by, self._batch = engine.kernels, engine.batch.min
+            self._batch = engine.batch.min
+            self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
             self._run = lambda image: self._named(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
 
     @staticmethod
@@ -90,10 +94,15 @@ class ExportedEncoder:
 
 
 def torch_variant(
-    name: str, loaded: LoadedSam, sparsity: SparsityConfig, device: torch.device, backend: Backend = "reference"
+    name: str,
+    loaded: LoadedSam,
+    sparsity: SparsityConfig,
+    device: torch.device,
+    backend: Backend = "reference",
+    gelu: Gelu = "erf",
 ) -> Variant:
     """``sparsity`` of a checkpoint in PyTorch."""
-    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity, backend=backend)
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity, gelu, backend)
     return Variant(name, encoder, TorchEncoder(encoder, device))
 
 
@@ -114,8 +123,9 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str 
             f"{folder / ENCODER} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; give "
             "the checkpoint it came from."
         )
-    name = f"{folder.name} ({metadata['dtype']}, {backend})"
-    shape = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity_of(metadata))
+    name = f"{folder} ({metadata['dtype']}, {backend})"
+    shape = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity_of(metadata), metadata["gelu"])
+    shape = shape.to(next(loaded.sam.image_encoder.parameters()).device)
     return Variant(name, shape, ExportedEncoder(folder, backend, device))
 
 
@@ -142,8 +152,6 @@ def _settings(sparsity: SparsityConfig) -> dict:
 
 def describe(sparsity: SparsityConfig) -> str:
     """A short name that tells settings apart: ``lattice 0.25, share-variance 0.4``."""
-    if sparsity == DENSE:
-        return "dense"
     parts = []
     if sparsity.attention_density != 1:
         diagonal = {None: "", True: " with diagonal", False: " without diagonal"}[sparsity.diagonal]
@@ -153,11 +161,11 @@ def describe(sparsity: SparsityConfig) -> str:
         parts.append(f"windows {how} {_words(sparsity.windowed_density)}")
     if sparsity.mlp_density != 1:
         parts.append(f"MLP {sparsity.routing} {_words(sparsity.mlp_density)}")
-    return ", ".join(parts) or "dense, other tables"
+    return ", ".join(parts) or f"dense, {sparsity.order}"
 
 
 def _words(density: Density) -> str:
-    return f"{density:g}" if isinstance(density, (int, float)) else "/".join(f"{value:g}" for value in density)
+    return str(density) if isinstance(density, (int, float)) else "/".join(map(str, density))
 
 
 def unique_names(variants: Iterable[Variant]) -> None:

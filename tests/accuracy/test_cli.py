@@ -62,6 +62,8 @@ def test_the_accuracy_floor_is_a_check(evaluate):
     assert "mean IoU by box is" in outcome.out and "over the 0 allowed" in outcome.out
 
 
+PROMPTS = "tests/data/holdout/holdout.json"
+NANO = ("--model", "nano", "--images", "tests/data/holdout", "--output", "x")
 REFUSED = {
     "no-images": (("--model", "nano", "--output", "x"), "give --images DIR"),
     "two-truths": (
@@ -80,9 +82,12 @@ REFUSED = {
         "give --labels DIR",
     ),
     "mirrored-file": (
-        ("--model", "nano", "--images", "tests/data/holdout", "--symmetries", 2, "--prompt", "file:x", "--output", "x"),
+        (*NANO, "--symmetries", 2, "--prompt", f"file:{PROMPTS}"),
         "leave --symmetries out",
     ),
+    "file-without-an-image": ((*NANO, "--prompt", f"file:{PROMPTS}"), "has no image 00.png"),
+    "backend": ((*NANO, "--backend", "tensorrt"), "give --exported DIR"),
+    "variant-twice": ((*NANO, "--preset", "paper", "--preset", "paper"), "'preset paper' is asked for twice"),
 }
 
 
@@ -91,6 +96,31 @@ def test_evaluate_refuses(arguments, words, sparsesam_export):
     outcome = sparsesam_export("evaluate", *arguments)
     assert outcome.code == 2
     assert words in outcome.err and not Path("x").exists()
+
+
+def test_recipes_of_one_name_are_two_variants(evaluate, tmp_path):
+    """And their GELU is the one they build."""
+    for name, density in (("a", 0.3), ("b", 0.5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text(f'mlp_density = {density}\ngelu = "tanh"\n')
+    recipes = [tmp_path / name / "recipe.toml" for name in ("a", "b")]
+    outcome = evaluate("--recipe", recipes[0], "--recipe", recipes[1], "--json")
+    _, *variants = json.loads(outcome.out)["variants"]
+    assert [variant["name"] for variant in variants] == [f"recipe {recipe}" for recipe in recipes]
+    assert [variant["settings"]["mlp_density"] for variant in variants] == [0.3, 0.5]
+    assert all("tanh GELU" in variant["computed_by"] for variant in variants)
+
+
+def test_an_exported_folder_is_a_variant(evaluate, photos, tmp_path, sparsesam_export):
+    """fp32 under ONNX Runtime loses what PyTorch loses with the same settings."""
+    arguments = ("--checkpoint", photos / "miniature.safetensors", "--density", 0.4, "--dtype", "fp32")
+    assert sparsesam_export("onnx", *arguments, "--output", tmp_path / "exported").code == 0
+    outcome = evaluate("--exported", tmp_path / "exported", "--density", 0.4, "--json")
+    _, ours, exported = json.loads(outcome.out)["variants"]
+    assert "ONNX Runtime" in exported["computed_by"] and exported["cost"] == ours["cost"]
+    assert exported["embedding_error"]["mean"] == pytest.approx(ours["embedding_error"]["mean"], rel=1e-3)
+    for figure in ("iou", "boundary_iou", "agreement"):
+        assert exported["scores"][0][figure]["mean"] == pytest.approx(ours["scores"][0][figure]["mean"], abs=2e-3)
 
 
 def test_a_journal_of_another_run_is_refused(evaluate, tmp_path):

@@ -9,21 +9,26 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
-from segment_anything import SamPredictor
+from scipy.ndimage import binary_erosion
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from sparsesam_deploy.accuracy import evaluate
+from sparsesam_deploy.accuracy.dataset import LabelledImage
 from sparsesam_deploy.accuracy.evaluate import Subject
 from sparsesam_deploy.accuracy.journal import Journal
 from sparsesam_deploy.accuracy.judge import Judge
+from sparsesam_deploy.accuracy.objects import DenseObjects
 from sparsesam_deploy.accuracy.prompts import parse_prompt
-from sparsesam_deploy.accuracy.variants import Variant
+from sparsesam_deploy.accuracy.variants import Variant, combinations, describe, torch_variant
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.export.encoder import OUTPUT
-from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
-from tests.accuracy.pictures import SIZE, CheapEncoder, picture, pictures
+from sparsesam_deploy.model.image import preprocess
+from tests.accuracy.pictures import SIZE, CheapEncoder, Pictures, picture, pictures
 from tests.helpers import TINY, random_sam
+from tests.holdout import scenes
 
 CPU = torch.device("cpu")
 KINDS = ("box", "center", "random-2")
@@ -76,6 +81,14 @@ def authors_masks(noise: float, index: int, kind: str, multimask: bool) -> np.nd
     return np.stack(masks)
 
 
+def band(mask: np.ndarray) -> np.ndarray:
+    """2 % of the diagonal, eroded ring by ring as in the boundary-iou API (for masks clear of the image's edge too)."""
+    eroded = np.pad(mask, 1)
+    for _ in range(round(0.02 * float(np.hypot(*mask.shape)))):
+        eroded = binary_erosion(eroded, np.ones((3, 3)), border_value=1)
+    return mask & ~eroded[1:-1, 1:-1]
+
+
 def coco_iou(one: np.ndarray, other: np.ndarray) -> float:
     encoded = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in (one, other)]
     return float(coco.iou(encoded[:1], encoded[1:], [0])[0, 0])
@@ -96,6 +109,8 @@ def test_figures_are_those_of_independent_tools(tmp_path, kinds, point_mask):
             agreement = [coco_iou(*pair) if pair[0].any() or pair[1].any() else 1.0 for pair in both]
             assert score.iou.mean == pytest.approx(np.mean(iou), abs=2e-4)
             assert score.iou_change.mean == pytest.approx(np.mean(iou) - np.mean(dense_iou), abs=3e-4)
+            boundary = [coco_iou(band(mask), band(true)) for mask, true in zip(masks, truth, strict=True)]
+            assert score.boundary_iou.mean == pytest.approx(np.mean(boundary), abs=2e-3)
             assert score.agreement.mean == pytest.approx(np.mean(agreement), abs=3e-3)
 
 
@@ -152,6 +167,37 @@ def test_what_cannot_be_used_is_refused_by_name_or_listed(tmp_path, choices, wor
     assert summary.left_out == {"crowd annotations": 3}
 
 
+def test_skipping_may_begin_late_but_not_end(tmp_path):
+    """What the refusal advises goes on where the run stopped; without it, what was left out is refused again."""
+    kept = tmp_path / "kept"
+    with pytest.raises(InvalidInput, match="--skip-bad"):
+        run(subject(), pictures(3, bad=(1,)), journal(kept))
+    one = subject()
+    summary, _ = run(one, pictures(3, bad=(1,)), journal(kept), skip_bad=True)
+    assert (summary.images, one.dense.encode.calls) == (2, 1)
+    with pytest.raises(InvalidInput, match="left out by an earlier run"):
+        run(subject(), pictures(3, bad=(1,)), journal(kept))
+
+
+def test_an_image_that_is_too_narrow_is_named(tmp_path, monkeypatch):
+    thin = LabelledImage(np.zeros((1, 5000, 3), np.uint8), np.ones((1, 1, 5000), bool), ("all",))
+    monkeypatch.setattr(Pictures, "load", lambda self, index: thin)
+    with pytest.raises(InvalidInput, match=r"0\.png: image of 5000x1 pixels"):
+        run(subject(), pictures(1), journal(tmp_path))
+
+
+def test_objects_of_the_dense_model_are_those_of_its_own_generator(monkeypatch):
+    """At the same points and thresholds; its most confident 24, small ones left out."""
+    monkeypatch.setattr("sparsesam_deploy.accuracy.objects.POINTS_PER_SIDE", 4)
+    sam, pixels = load_nano(), scenes()[0].image
+    dense = torch_variant("dense", sam, DENSE, CPU)
+    found = DenseObjects(sam, CPU)(pixels, dense.encode(preprocess(pixels).tensor))
+    theirs = SamAutomaticMaskGenerator(sam.sam, 4, pred_iou_thresh=0.5, stability_score_thresh=0.6).generate(pixels)
+    theirs = sorted((one for one in theirs if one["area"] >= 100), key=lambda one: -one["predicted_iou"])[:24]
+    assert 3 <= len(found) == len(theirs)
+    assert (found != np.stack([one["segmentation"] for one in theirs])).mean() < 1e-4
+
+
 def test_nothing_usable_is_an_error(tmp_path):
     with pytest.raises(InvalidInput, match="no image of pictures could be used"):
         run(subject(), pictures(2, bad=(0, 1)), journal(tmp_path), skip_bad=True)
@@ -194,3 +240,28 @@ def test_the_worst_come_first_and_every_object_is_in_the_csv(tmp_path):
     assert {row["area"] for row in rows if row["image"] == "0.png"} == {
         str(area) for area in picture(0).masks.sum((1, 2))
     }
+
+
+def test_combinations_are_all_of_them():
+    found = combinations({"density": [0.3, 0.4], "order": ["lattice", "ranked"], "mlp_density": []}, SparsityConfig())
+    expected = [SparsityConfig(d, d, order=order) for d in (0.3, 0.4) for order in ("lattice", "ranked")]
+    assert found == expected
+    assert combinations({"density": [0.3], "mlp_density": [0.5]}, SparsityConfig()) == [SparsityConfig(0.3, 0.5)]
+
+
+def test_descriptions_tell_settings_apart():
+    settings = [
+        DENSE,
+        SparsityConfig(),
+        SparsityConfig(0.3333331),
+        SparsityConfig(0.3333334),
+        SparsityConfig(diagonal=True),
+        SparsityConfig(diagonal=False),
+        SparsityConfig(order="ranked"),
+        SparsityConfig(routing="share-sobel"),
+        SparsityConfig(windowed_density=0.5),
+        SparsityConfig(windowed_density=0.5, windowed_routing="share-variance"),
+        SparsityConfig((1.0, 0.5)),
+        SparsityConfig(1.0, 1.0, order="ranked"),
+    ]
+    assert len({describe(one) for one in settings} | {"dense"}) == len(settings) + 1

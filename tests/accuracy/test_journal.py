@@ -44,3 +44,18 @@ def test_another_plan_is_refused_by_what_changed(tmp_path):
     with pytest.raises(InvalidInput, match=r"another choice of densities; .*--restart"):
         Journal(tmp_path / "run", {**PLAN, "densities": (0.3,)})
     assert Journal(tmp_path / "run", PLAN).done == {0}
+
+
+def test_only_what_changed_is_named(tmp_path):
+    """Tuples come back as lists: that is no change."""
+    Journal(tmp_path / "run", PLAN)
+    with pytest.raises(InvalidInput, match="another choice of model; "):
+        Journal(tmp_path / "run", {**PLAN, "model": "vit_h"})
+
+
+@pytest.mark.parametrize("text", ["garbage\n", "[1]\n", '{"model": "nano", "densities": [0.3, 0.4]}\n{}\n', "\xff\n"])
+def test_a_damaged_file_is_refused(tmp_path, text):
+    path = tmp_path / "run"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidInput, match=r"run (is damaged|holds an unfinished run).*--restart"):
+        Journal(path, PLAN)

@@ -9,7 +9,7 @@ from sparsesam_deploy.accuracy.statistics import Sample
 
 
 def sample_of(by_image: dict[str, list[float]]) -> Sample:
-    sample = Sample()
+    sample = Sample({})
     for image, values in by_image.items():
         sample.add(image, np.array(values))
     return sample

@@ -56,7 +56,7 @@ def load(
         raise InvalidInput(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
     if checkpoint is not None and name != "torch":
         raise InvalidInput(f"the {name} backend has its weights in {folder}; leave checkpoint out.")
-    place = _device(name, device)
+    place = choose_device(name, device)
     if cuda_graph and (name == "onnxruntime" or place.type == "cpu"):
         raise InvalidInput(
             f"{name} on {place} makes no CUDA graph; leave cuda_graph out, or use an engine or torch on a GPU."
@@ -79,7 +79,8 @@ def _backend(
     return EngineBackend(folder, manifest, device)
 
 
-def _device(name: str, device: str | torch.device | None) -> torch.device:
+def choose_device(name: str, device: str | torch.device | None) -> torch.device:
+    """The device that backend ``name`` computes on; raises as `load` does."""
     is_engine = name in get_args(BuilderName)
     if device is None and not is_engine:
         raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which by device, cpu or cuda.")
