@@ -224,11 +224,13 @@ def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):
     from sparsesam_deploy.export.recipe import ExportRecipe, shipped_recipes
 
     def merged(name: str) -> ExportRecipe:
-        return ExportRecipe.merge(Path(name), {} if name == "nano" else {"checkpoint": tiny_checkpoint})
+        return ExportRecipe.merge(Path(name), {} if "nano" in name else {"checkpoint": tiny_checkpoint})
 
-    assert set(shipped_recipes()) == {"nano", "server", "paper", "dense"}
+    assert set(shipped_recipes()) == {"nano", "nano-tuned", "server", "paper", "dense"}
     assert merged("nano").sparsity == merged("server").sparsity == PRESETS["default"]
     assert merged("server").batch == (1, 4, 8)
+    tuned = merged("nano-tuned").sparsity
+    assert len(tuned.mlp_density) == 12 and tuned.windowed_routing == "share-variance"
     assert merged("paper").sparsity == PRESETS["paper"]
     assert (merged("dense").sparsity.attention_density, merged("dense").sparsity.mlp_density) == (1, 1)
 
