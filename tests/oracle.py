@@ -267,12 +267,46 @@ class OracleEncoder:
         if self.config.routing.startswith("skip-"):
             kept = self._kept_tokens(x, density).view(GRID, GRID, 1)
             return torch.where(kept, block.mlp(y), 0.0)
+        if self.config.routing == "share-quadtree":
+            return block.mlp(self._quadtree_rows(y, density))
         groups, rows = cells(GRID), y.view(GRID * GRID, -1)
         detailed = self._detailed_groups(x, rows, density)
         update = torch.empty_like(rows)
         update[groups[detailed]] = block.mlp(rows[groups[detailed]])
         update[groups[~detailed]] = block.mlp(rows[groups[~detailed]].mean(dim=1, keepdim=True))
         return update.view_as(x)
+
+    def _quadtree_rows(self, y: Tensor, density: float) -> Tensor:
+        """y (64, 64, C) with the mean in place of every token of a merged 4x4 square and of a flat 2x2 cell.
+
+        Half of the squares are merged, those that vary least, unless so many cells are detailed that fewer are left.
+        """
+        tokens, all_cells = GRID * GRID, GRID * GRID // 4
+        more_detailed_than_merged = round_half_up((density - 0.25) * tokens / 3)
+        num_merged = min(tokens // 32, floor((all_cells - more_detailed_than_merged) / 5))
+        num_detailed = more_detailed_than_merged + num_merged
+        rows = y.clone()
+
+        def spread(row: int, col: int, side: int) -> float:
+            part = y[row : row + side, col : col + side].flatten(0, 1)
+            return ((part - part.mean(dim=0)) ** 2).sum().item()
+
+        def flatten(row: int, col: int, side: int) -> None:
+            rows[row : row + side, col : col + side] = y[row : row + side, col : col + side].mean(dim=(0, 1))
+
+        squares = [(row, col) for row in range(0, GRID, 4) for col in range(0, GRID, 4)]
+        whole = self._best(torch.tensor([spread(*at, 4) for at in squares]), len(squares) - num_merged)
+        left = []
+        for (row, col), is_whole in zip(squares, whole.tolist(), strict=True):
+            if is_whole:
+                left += [(row, col), (row, col + 2), (row + 2, col), (row + 2, col + 2)]
+            else:
+                flatten(row, col, 4)
+        detailed = self._best(torch.tensor([spread(*at, 2) for at in left]), num_detailed)
+        for at, is_detailed in zip(left, detailed.tolist(), strict=True):
+            if not is_detailed:
+                flatten(*at, 2)
+        return rows
 
     def _kept_tokens(self, x: Tensor, density: float) -> Tensor:
         """(4096,) bool in raster order (section 4, skip)."""

@@ -41,7 +41,8 @@ class OnnxRunner:
         float32: run a half-precision graph in float32 without its rounding (see ``precision.py``).
 
     Attributes:
-        num_groups: groups computed in full by each routed MLP or shared attention, as the nodes say.
+        num_groups, num_merged: groups computed in full, and 4x4 squares merged, by each routed MLP or shared attention,
+            as the nodes say.
 
     Raises:
         InvalidInput, CheckFailed: see `load_exported`; ONNX Runtime refuses the graph.
@@ -50,9 +51,10 @@ class OnnxRunner:
     def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
         model, self.metadata = load_exported(path)
         self.path = path
-        self.num_groups = [
-            attribute.i for node in model.graph.node for attribute in node.attribute if attribute.name == "num_groups"
-        ]
+        counts = [{attribute.name: attribute.i for attribute in node.attribute} for node in model.graph.node]
+        counts = [attributes for attributes in counts if "num_groups" in attributes]
+        self.num_groups = [attributes["num_groups"] for attributes in counts]
+        self.num_merged = [attributes.get("num_merged", 0) for attributes in counts]
         self.names = [value.name for value in model.graph.output] + list(inner_values)
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
         if float32:

@@ -27,7 +27,7 @@ from ..model.attention import ImageState
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
 from ..model.mlp import RoutedMlp
-from ..model.order import GROUP
+from ..model.order import GROUP, SQUARE
 from ..model.ranking import group_scores
 from ..model.shared_attention import SharedAttention
 from .metrics import cosine, max_abs, relative_l2
@@ -88,13 +88,16 @@ class EncoderCheck:
             self.rounded_reference = cast_copy(cast_copy(reference, DTYPES[self.dtype]), torch.float32)
 
     def _check_groups(self, path: Path) -> None:
-        """One group more or less must not pass for a matter of rounding."""
-        expected = [half.num_groups for half in self.reference.routed_halves]
-        if self.runner.num_groups != expected:
-            raise CheckFailed(
-                f"{path} computes {self.runner.num_groups} groups in full in its routed blocks, not {expected}; "
-                "export the checkpoint again."
-            )
+        """One group or square more or less must not pass for a matter of rounding."""
+        halves = self.reference.routed_halves
+        for found, expected, what in (
+            (self.runner.num_groups, [half.num_groups for half in halves], "groups in full"),
+            (self.runner.num_merged, [half.num_merged for half in halves], "4x4 squares as one row each"),
+        ):
+            if found != expected:
+                raise CheckFailed(
+                    f"{path} computes {found} {what} in its routed blocks, not {expected}; export the checkpoint again."
+                )
 
     @torch.inference_mode()
     def __call__(self, image: torch.Tensor, expected: torch.Tensor) -> EncoderParity:
@@ -154,7 +157,9 @@ def stage_errors(
         attended = block.attend(before, state)
         if isinstance(mlp, RoutedMlp):
             scores = mlp.token_scores(attended, state)
-            yield f"block {index} routing", routing_error(scores[0], state.decisions[mlp.decision_name][0], mlp)
+            squares = mlp.square_scores(attended)[0] if mlp.num_merged else None
+            decided = state.decisions[mlp.decision_name][0]
+            yield f"block {index} routing", routing_error(scores[0], decided, mlp, squares)
         yield f"block {index}", relative_l2(after.numpy(), mlp(attended, state).numpy(), before.numpy())
     yield "neck", relative_l2(outputs[OUTPUT], reference.finish(streams[-1]).numpy())
 
@@ -177,25 +182,53 @@ def ranking_error(spread: torch.Tensor, similarity: torch.Tensor, ranking: torch
     return float((errors * variation).max())
 
 
-def routing_error(scores: torch.Tensor, row_of_token: torch.Tensor, half: RoutedMlp | SharedAttention) -> float:
+def routing_error(
+    scores: torch.Tensor,
+    row_of_token: torch.Tensor,
+    half: RoutedMlp | SharedAttention,
+    square_scores: torch.Tensor | None = None,
+) -> float:
     """Relative L2 error of the scores of the tokens with a row of their own, best first.
 
+    Where 4x4 squares are merged, these tokens are compared with the best of the others, and the merged squares' scores
+    with the lowest ones; the larger error counts.
+
     Infinite if rows are not given out as they must be: one to each of those tokens, then (``share``) one to each other
-    group, and none to the rest.
+    group, then one to each merged square, and none to the rest.
 
     Args:
         scores, row_of_token: (N,), Z-ordered.
+        square_scores: (N / 16,), needed where squares are merged.
     """
-    own, rows, num_tokens = half.num_own_rows, half.num_rows, len(scores)
-    tokens = torch.tensor([1] * own + [GROUP] * (rows - own) + [num_tokens - own - GROUP * (rows - own)])
+    own, rows, merged, num_tokens = half.num_own_rows, half.num_rows, half.num_merged, len(scores)
+    flat = rows - own - merged
+    tokens = torch.tensor(
+        [1] * own + [GROUP] * flat + [SQUARE] * merged + [num_tokens - own - GROUP * flat - SQUARE * merged]
+    )
     if not torch.equal(row_of_token.sort().values, torch.arange(rows + 1).repeat_interleave(tokens).int()):
         return float("inf")
-    groups = row_of_token.unflatten(0, (-1, GROUP))
-    shared = groups[(groups >= own).any(1)]
-    if half.share and (shared != shared[:, :1]).any():
+    if half.share and not shared_alike(row_of_token, GROUP, own):
         return float("inf")
-    chosen = scores[row_of_token < own].sort(descending=True).values
-    return relative_l2(chosen.numpy(), scores.sort(descending=True).values[:own].numpy())
+    if not merged:
+        return choice_error(scores[row_of_token < own], scores)
+    if not shared_alike(row_of_token, SQUARE, own + flat):
+        return float("inf")
+    is_merged = row_of_token >= own + flat
+    detailed = choice_error(scores[row_of_token < own], scores[~is_merged])
+    return max(detailed, choice_error(square_scores[is_merged[::SQUARE]], square_scores, lowest=True))
+
+
+def shared_alike(row_of_token: torch.Tensor, size: int, first: int) -> bool:
+    """Whether all ``size`` tokens of a group have the same row wherever one has a row from ``first`` on."""
+    groups = row_of_token.unflatten(0, (-1, size))
+    shared = groups[(groups >= first).any(1)]
+    return bool((shared == shared[:, :1]).all())
+
+
+def choice_error(chosen: torch.Tensor, scores: torch.Tensor, lowest: bool = False) -> float:
+    """Relative L2 error of the ``chosen`` of ``scores``, both sorted, as the highest (or the lowest) of them."""
+    best = scores.sort(descending=not lowest).values[: len(chosen)]
+    return relative_l2(chosen.sort(descending=not lowest).values.numpy(), best.numpy())
 
 
 def first_failure(stages: Sequence[StageError], dtype: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from ..errors import DensityError, InvalidInput
 
 Order = Literal["lattice", "interleaved", "ranked"]
-Routing = Literal["share-variance", "share-sobel", "skip-sobel", "skip-static", "skip-group-rank"]
+Routing = Literal["share-variance", "share-sobel", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
 WindowedRouting = Literal["stripe", "share-variance"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ROUTINGS: tuple[str, ...] = get_args(Routing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..errors import DensityError
-from .order import GROUP, TILE
+from .order import GROUP, SQUARE, TILE
 
 
 def _round(x: float) -> int:
@@ -49,6 +49,23 @@ def shared_groups(density: float, num_tokens: int, name: str = "mlp_density") ->
             f"use at least {1 / GROUP:g} or {other}."
         )
     return _round((density - 1 / GROUP) * num_tokens / (GROUP - 1))
+
+
+def shared_quadtree(density: float, num_tokens: int) -> tuple[int, int]:
+    """Numbers of detailed 2x2 groups and of merged 4x4 squares: 4 n + (N / 4 - 4 m - n) + m = d N.
+
+    Half of the squares are merged, or all that the detailed groups leave whole.
+    """
+    num_all, most = num_tokens // GROUP, num_tokens // (2 * SQUARE)
+    least = (num_all - (GROUP - 1) * most) / num_tokens
+    if not least <= density <= 1:
+        raise DensityError(
+            f"mlp_density {density:g} is below {least:g}, where half of the 4x4 squares and every other 2x2 group "
+            f"already share a row; use at least {least:g} or a skip routing."
+        )
+    extra = _round((density - 1 / GROUP) * num_tokens / (GROUP - 1))
+    num_merged = min(most, (num_all - extra) // (GROUP + 1))
+    return extra + num_merged, num_merged
 
 
 def kept_tokens(density: float, num_tokens: int, whole_groups: bool) -> int:

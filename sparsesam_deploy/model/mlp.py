@@ -10,7 +10,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
-from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp import Route, group_sobel, group_variance, require_kernels, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
 from .config import GRID_SIZE, SparsityConfig
@@ -39,7 +39,14 @@ class DenseMlp(nn.Module):
 
 
 class RoutedMlp(DenseMlp):
-    """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4); ``backend`` packs and unpacks them."""
+    """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4); ``backend`` packs and unpacks them.
+
+    ``share-quadtree`` is this project's own: `Route` says what it is.
+
+    Raises:
+        DensityError: ``mlp_density`` leaves nothing to compute.
+        InvalidInput: ``backend`` has no kernels for the routing.
+    """
 
     def __init__(
         self,
@@ -56,10 +63,15 @@ class RoutedMlp(DenseMlp):
         self.decision_name = f"row_of_token_block_{index:02d}"
         family, _, score = sparsity.routing.partition("-")
         self.share, self.by_group_rank = family == "share", score == "group-rank"
-        self.selection = score if score in ("variance", "sobel") else "given"
+        self.selection = score if score in ("variance", "sobel", "quadtree") else "given"
+        require_kernels(self.selection, backend)
+        self.num_merged = 0
         if self.share:
-            self.num_groups = density.shared_groups(mlp_density, NUM_TOKENS)
-            self.num_rows = self.num_groups * order.GROUP + NUM_TOKENS // order.GROUP - self.num_groups
+            if score == "quadtree":
+                self.num_groups, self.num_merged = density.shared_quadtree(mlp_density, NUM_TOKENS)
+            else:
+                self.num_groups = density.shared_groups(mlp_density, NUM_TOKENS)
+            self.num_rows = NUM_TOKENS // order.GROUP + (order.GROUP - 1) * (self.num_groups - self.num_merged)
         else:
             self.num_rows = density.kept_tokens(mlp_density, NUM_TOKENS, whole_groups=score == "sobel")
             self.num_groups = self.num_rows // order.GROUP if score == "sobel" else 0
@@ -86,10 +98,11 @@ class RoutedMlp(DenseMlp):
             tables = {"keep_indices": self.keep_indices(state)}
         elif self.selection == "sobel":
             tables = {"perm": self.perm, "inv_perm": self.inv_perm}
-        return Route(self.selection, self.share, self.num_groups, **tables)
+        return Route(self.selection, self.share, self.num_groups, self.num_merged, **tables)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
         if (row_of_token := state.decisions.get(self.decision_name)) is not None:
+            row_of_token = row_of_token.clamp(0, self.num_rows)  # what a broken graph decided is judged elsewhere
             rows = mean_rows(self.norm(x), row_of_token, self.num_rows)
         else:
             norm = self.norm
@@ -103,11 +116,13 @@ class RoutedMlp(DenseMlp):
         if self.selection == "given":
             kept = self.keep_indices(state).long().expand(x.shape[0], -1)
             return x.new_zeros(x.shape[:2]).scatter(1, kept, 1.0)
-        if self.selection == "variance":
-            scores = group_variance(self.norm(x))
-        else:
-            scores = group_sobel(x, self.perm, self.inv_perm)
+        by_sobel = self.selection == "sobel"
+        scores = group_sobel(x, self.perm, self.inv_perm) if by_sobel else group_variance(self.norm(x))
         return scores.repeat_interleave(order.GROUP, 1)
+
+    def square_scores(self, x: Tensor) -> Tensor:
+        """What ``share-quadtree`` merges 4x4 squares by, (B, N / 16), lowest first."""
+        return group_variance(self.norm(x), order.SQUARE)
 
 
 def mean_rows(y: Tensor, row_of_token: Tensor, num_rows: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Token orders and index tables, all of them constants of the exported graph (algorithm.md sections 2 and 3).
 
 Every table is an int32 numpy array. ``perm[i]`` is the raster index of position i; ``inv_perm[perm[i]] == i``.
-The residual stream is always in Z-order, so that a 2x2 group is four consecutive rows.
+The residual stream is always in Z-order, so that a 2x2 group is four consecutive rows and a 4x4 square sixteen.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 TILE = 64
 GROUP = 4
+SQUARE = 16
 
 
 def _frozen(table: np.ndarray) -> np.ndarray:

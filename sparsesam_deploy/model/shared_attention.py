@@ -25,6 +25,7 @@ class SharedAttention(SparseAttention):
 
     share = True
     """Unselected tokens share their group's row, as in `RoutedMlp`."""
+    num_merged = 0
 
     def __init__(
         self, attention: Attention, index: int, row_density: float, sparsity: SparsityConfig, backend: Backend

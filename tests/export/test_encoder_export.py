@@ -76,7 +76,14 @@ def assert_deployable(model: onnx.ModelProto) -> None:
     assert not [inner.name for function in functions.values() for inner in function.node if inner.domain]
 
 
-DYNAMIC = ("lattice-share-variance", "lattice-diagonal", "windows-ranked", "windows-static", "windows-shared")
+DYNAMIC = (
+    "lattice-share-variance",
+    "lattice-share-quadtree",
+    "lattice-diagonal",
+    "windows-ranked",
+    "windows-static",
+    "windows-shared",
+)
 
 
 @pytest.mark.parametrize("batch", (1, 2, 4), ids="batch-{}".format)
@@ -104,7 +111,15 @@ def test_static_batch_of_two(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ("lattice-share-variance", "lattice-diagonal", "paper", "interleaved-share-sobel", "windows-shared")
+    "name",
+    (
+        "lattice-share-variance",
+        "lattice-share-quadtree",
+        "lattice-diagonal",
+        "paper",
+        "interleaved-share-sobel",
+        "windows-shared",
+    ),
 )
 @pytest.mark.parametrize("dtype", ("fp16", "bf16"))
 @torch.inference_mode()

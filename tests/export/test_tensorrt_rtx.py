@@ -22,6 +22,12 @@ CASES = {
         "fp16",
         STATIC,
     ),
+    "quadtree-fp16": (SparsityConfig(0.25, 0.3, routing="share-quadtree"), "fp16", STATIC),
+    "quadtree-fp16-dynamic": (
+        SparsityConfig(0.25, (1.0, 0.2, 0.53125, 0.999), routing="share-quadtree"),
+        "fp16",
+        DYNAMIC,
+    ),
     "diagonal-fp16": (SparsityConfig(0.25, 0.5, diagonal=True), "fp16", STATIC),
     "windows-shared-fp16-dynamic": (
         SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),

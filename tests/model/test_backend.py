@@ -33,6 +33,13 @@ def test_kernels_compute_the_reference(monkeypatch, tmp_path):
         assert relative_error(found, expected) <= 1e-5, f"stream {index}"
 
 
+def test_a_routing_without_kernels_is_refused_at_once():
+    image_encoder, sparsity = random_sam(TINY).image_encoder, SparsityConfig(routing="share-quadtree")
+    with pytest.raises(InvalidInput, match=r"^share-quadtree has no Triton kernels; use .*share-variance\.$"):
+        SparseSamEncoder(image_encoder, TINY, sparsity, backend="triton")
+    SparseSamEncoder(image_encoder, TINY, SparsityConfig(mlp_density=1.0, routing="share-quadtree"), backend="triton")
+
+
 def test_an_encoder_on_the_cpu_is_refused_without_the_interpreter(monkeypatch):
     from sparsesam_deploy.ops import triton_language
 

@@ -102,6 +102,10 @@ VARIANTS = {
     "blocks-ranked-global": SparsityConfig((1.0, 1.0, 1.0, 0.3), 1.0, 1.0, "ranked"),
     "blocks-ranked-windowed": SparsityConfig(1.0, 1.0, (1.0, 1.0, 0.4, 1.0), "ranked"),
     "blocks-unused": SparsityConfig((0.2, 0.4, 0.2, 0.4), 1.0, (1.0, 0.1, 1.0, 0.1), "interleaved"),
+    "quadtree-0.2": SparsityConfig(0.4, 0.2, routing="share-quadtree"),
+    "quadtree-without-a-detailed-group": SparsityConfig(0.4, 0.15625, routing="share-quadtree"),
+    "quadtree-almost-dense": SparsityConfig(0.4, 0.999, routing="share-quadtree"),
+    "blocks-quadtree": SparsityConfig(0.25, (0.7, 0.4, 0.2, 1.0), routing="share-quadtree"),
     "blocks-every-mlp": SparsityConfig(0.25, (0.7, 0.4, 0.6, 0.25)),
     "blocks-every-mlp-sobel": SparsityConfig(0.25, (0.7, 0.4, 0.6, 0.5), routing="skip-sobel"),
     "blocks-group-rank": SparsityConfig(1.0, (1.0, 0.4, 0.6, 0.5), routing="skip-group-rank"),
@@ -139,6 +143,7 @@ BATCHED = {
     "default": PRESETS["default"],
     "paper": PRESETS["paper"],
     "share-sobel": SparsityConfig(0.4, 0.4, order="interleaved", routing="share-sobel"),
+    "share-quadtree": SparsityConfig(0.4, 0.3, routing="share-quadtree"),
     "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
     "windows-shared": SparsityConfig(0.4, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
@@ -172,10 +177,33 @@ def test_inputs_tell_variants_apart():
         assert one == other or relative_error(last[one], last[other]) > 1e-2, (configs[one], configs[other])
 
 
+@pytest.mark.parametrize(
+    ("density", "num_groups", "num_merged"),
+    (
+        (0.15625, 0, 128),
+        (0.2, 60, 128),  # 128 - 68.27, rounded to 68 fewer detailed groups than merged squares
+        (0.25, 128, 128),
+        (0.3, 196, 128),
+        (0.4, 333, 128),
+        (0.53125, 512, 128),  # no flat group is left
+        (0.75, 751, 68),
+        (0.999, 1023, 0),
+    ),
+)
+def test_how_many_cells_and_squares_a_quadtree_density_means(density, num_groups, num_merged):
+    mlp = sparse_encoder(SparsityConfig(0.4, density, routing="share-quadtree")).blocks[2].mlp
+    assert (mlp.num_groups, mlp.num_merged) == (num_groups, num_merged)
+    assert mlp.num_rows == 4 * num_groups + (1024 - 4 * num_merged - num_groups) + num_merged
+    assert abs(mlp.num_rows - density * 4096) <= 1.5  # a group is 3 rows more or not
+    assert mlp.mlp_rows == mlp.num_rows / 4096
+
+
 REFUSED = {
     "share-below-a-quarter": {"mlp_density": 0.2},
     "share-sobel-below-a-quarter": {"mlp_density": 0.2499, "routing": "share-sobel"},
     "share-below-a-quarter-in-one-block": {"mlp_density": (1.0, 1.0, 0.2, 1.0)},
+    "quadtree-below-its-least": {"mlp_density": 0.156, "routing": "share-quadtree"},
+    "quadtree-below-its-least-in-one-block": {"mlp_density": (1.0, 1.0, 0.1, 1.0), "routing": "share-quadtree"},
     "shared-windows-below-a-quarter": {"windowed_density": 0.2, "windowed_routing": "share-variance"},
     "shared-windows-below-a-quarter-in-one-block": {
         "windowed_density": (1.0, 1.0, 0.2, 1.0),

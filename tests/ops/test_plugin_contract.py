@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from benchmarks.plugin_nodes import PACKS as TRIED
 from sparsesam_deploy.ops.function_body import PLUGIN_ATTRIBUTES
-from sparsesam_deploy.ops.routed_mlp.onnx import PACK_ATTRIBUTES, PACKS, UNPACK, UNPACK_INPUTS
+from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, UNPACK_INPUTS, Pack
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, NODE_INPUTS, PATTERNS
 from tests.ops.nodes import FUNCTIONS
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
+SOURCES = README.parent / "src"
 
 
 def table(heading: str) -> list[list[str]]:
@@ -20,20 +23,33 @@ def table(heading: str) -> list[list[str]]:
 
 
 def test_nodes_are_those_of_the_code():
-    documented = {name: (tuple(i.split()), tuple(a.split()), tuple(o.split())) for name, i, a, o in table("Nodes")}
+    rows = [*table("Nodes"), *table("Nodes without a plugin")]
+    documented = {name: (tuple(i.split()), tuple(a.split()), tuple(o.split())) for name, i, a, o in rows}
     in_code = {pattern.node_type: (pattern.inputs, ATTRIBUTES, ("out",)) for pattern in PATTERNS}
-    in_code |= {pack.node_type: (pack.inputs, PACK_ATTRIBUTES, ("rows", "row_of_token")) for pack in PACKS}
+    in_code |= {pack.node_type: (pack.inputs, pack.attributes, ("rows", "row_of_token")) for pack in PACKS}
     in_code[UNPACK] = (UNPACK_INPUTS, (), ("out",))
     assert documented == in_code
-    assert set(documented) == set(FUNCTIONS)
+    assert set(documented) == set(FUNCTIONS) and len(documented) == len(rows)
     for name, (_, attributes, outputs) in documented.items():
         assert set(FUNCTIONS[name].attribute) == {*attributes, *PLUGIN_ATTRIBUTES}
         assert len(FUNCTIONS[name].output) == len(outputs)
 
 
+def test_plugins_are_those_of_the_library():
+    """The sources name a plugin for every node of the first table and for none of the second."""
+    sources = "".join(path.read_text() for path in SOURCES.glob("*.cpp"))
+    assert set(re.findall(r'"((?:StripeAttention|RoutedMlp)\w*)"', sources)) == {name for name, *_ in table("Nodes")}
+
+
+def test_what_plugins_are_tried_with_is_what_they_implement():
+    tried = {Pack(*form).node_type for form in TRIED.values()}
+    assert tried == {name for name, *_ in table("Nodes") if name.startswith("RoutedMlpPack")}
+
+
 def test_every_tensor_is_described_once():
     described = [name for name, *_ in table("Tensors")]
-    used = {name for _, inputs, _, outputs in table("Nodes") for name in (*inputs.split(), *outputs.split())}
+    rows = [*table("Nodes"), *table("Nodes without a plugin")]
+    used = {name for _, inputs, _, outputs in rows for name in (*inputs.split(), *outputs.split())}
     assert sorted(described) == sorted(used)
     assert set(NODE_INPUTS) <= used
 

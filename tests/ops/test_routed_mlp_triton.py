@@ -13,11 +13,11 @@ from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.ops.launch import SETTINGS_VARIABLE
 from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, reference
 from sparsesam_deploy.ops.routed_mlp import triton as kernels
-from sparsesam_deploy.ops.routed_mlp.onnx import Pack
+from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, Pack
 from tests.ops import test_routed_mlp as cases
 from tests.ops.kernels import DEVICE, KERNEL_TOLERANCE, launch_in_blocks
 from tests.ops.nodes import DTYPES, relative_error
-from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, by_group, make_route, make_stream, packs
+from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, make_route, make_stream
 from tests.oracle import z_curve
 
 pytest.importorskip("triton")
@@ -25,7 +25,11 @@ pytest.importorskip("triton")
 GUARD = 64
 SEED = {"variance": 64, "sobel": 105}
 """Of 4096 tokens whose scores are far enough apart."""
-groups = pytest.mark.parametrize("pack", by_group, ids=lambda pack: pack.node_type)
+QUADTREE = Pack("quadtree", True)
+packs = pytest.mark.parametrize("pack", [pack for pack in PACKS if pack != QUADTREE], ids=lambda pack: pack.node_type)
+groups = pytest.mark.parametrize(
+    "pack", [pack for pack in PACKS if pack not in (QUADTREE, Pack("given", False))], ids=lambda pack: pack.node_type
+)
 
 
 @pytest.fixture(autouse=True)
@@ -271,6 +275,11 @@ def test_what_kernels_cannot_read_is_refused(change: dict, message: str):
     *stream, num_groups = values.values()
     with pytest.raises(InvalidInput, match=message):
         pack_rows(*stream, Route("variance", True, num_groups))
+
+
+def test_a_selection_without_kernels_is_refused():
+    with pytest.raises(InvalidInput, match="share-quadtree has no Triton kernels"):
+        pack_rows(*make_stream(), make_route(QUADTREE))
 
 
 @pytest.mark.parametrize("name", ("update", "row_of_token"))

@@ -6,9 +6,15 @@ from ..backend import Backend
 from . import reference, triton
 from .reference import Route, group_sobel, group_variance
 
-__all__ = ["Route", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
+__all__ = ["Route", "group_sobel", "group_variance", "require_kernels", "routed_mlp_pack", "routed_mlp_unpack"]
 
 IMPLEMENTATIONS = {"reference": reference, "triton": triton}
+
+
+def require_kernels(selection: str, backend: Backend) -> None:
+    """Raise InvalidInput unless ``backend`` can select rows this way (`Route.selection`)."""
+    if backend == "triton":
+        triton.require_selection(selection)
 
 
 def routed_mlp_pack(

@@ -13,6 +13,7 @@ from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
 
 PACK_ATTRIBUTES = ("epsilon", "num_groups")
 GROUP = 4
+SQUARE = 16
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,21 @@ class Pack:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        tables = {"variance": (), "sobel": ("perm", "inv_perm"), "given": ("keep_indices",)}
-        return ("x", "weight", "bias", *tables[self.selection])
+        tables = {"sobel": ("perm", "inv_perm"), "given": ("keep_indices",)}
+        return ("x", "weight", "bias", *tables.get(self.selection, ()))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return (*PACK_ATTRIBUTES, "num_merged") if self.selection == "quadtree" else PACK_ATTRIBUTES
 
 
-PACKS = (Pack("variance", True), Pack("sobel", True), Pack("sobel", False), Pack("given", False))
+PACKS = (
+    Pack("variance", True),
+    Pack("sobel", True),
+    Pack("quadtree", True),
+    Pack("sobel", False),
+    Pack("given", False),
+)
 UNPACK = "RoutedMlpUnpack"
 UNPACK_INPUTS = ("x", "update", "row_of_token")
 
@@ -42,12 +53,14 @@ def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route
     from .reference import num_packed_rows
 
     pack = Pack(route.selection, route.share)
-    values = {**vars(route), "x": x, "weight": weight, "bias": bias}
-    rows = num_packed_rows(x.shape[1], route.selection, route.share, route.num_groups, route.keep_indices)
+    values = {**vars(route), "x": x, "weight": weight, "bias": bias, "epsilon": epsilon}
+    rows = num_packed_rows(
+        x.shape[1], route.selection, route.share, route.num_groups, route.keep_indices, route.num_merged
+    )
     return torch.onnx.ops.symbolic_multi_out(
         f"sparsesam::{pack.node_type}",
         tuple(values[name] for name in pack.inputs),
-        attrs={"epsilon": epsilon, "num_groups": route.num_groups, **PLUGIN_ATTRIBUTES},
+        attrs={**{name: values[name] for name in pack.attributes}, **PLUGIN_ATTRIBUTES},
         dtypes=(x.dtype, torch.int32),
         shapes=((x.shape[0], rows, x.shape[2]), (x.shape[0], x.shape[1])),
         version=1,
@@ -93,9 +106,14 @@ class _PackBody:
     def function(self) -> onnx.FunctionProto:
         x32 = self.f.Cast(self.input["x"], to=TensorProto.FLOAT)
         y = self.normalised(x32)
-        rows, row_of_token = self.given(y) if self.pack.selection == "given" else self.by_group(x32, y)
+        if self.pack.selection == "given":
+            rows, row_of_token = self.given(y)
+        elif self.pack.selection == "quadtree":
+            rows, row_of_token = self.by_square(y)
+        else:
+            rows, row_of_token = self.by_group(x32, y)
         results = [self.f.CastLike(rows, self.input["x"]), self.f.Cast(row_of_token, to=TensorProto.INT32)]
-        return self.f.build(self.inputs, results, PACK_ATTRIBUTES)
+        return self.f.build(self.inputs, results, self.pack.attributes)
 
     def normalised(self, x32: str) -> str:
         f = self.f
@@ -116,12 +134,10 @@ class _PackBody:
     def by_group(self, x32: str, y: str) -> tuple[str, str]:
         """Detailed groups first, best score first; then one mean row for each flat group, or nothing."""
         f = self.f
-        groups = f.Reshape(y, f.concat_shape(0, -1, GROUP, f.Shape(y, start=2)))
-        mean = f.ReduceMean(groups, f.ints(2), keepdims=1)
+        groups, mean = self.parts(y, GROUP)
         score = self.variance(groups, mean) if self.pack.selection == "variance" else self.sobel(x32)
         num_all = f.Shape(score, start=1)
-        _, order = f.TopK(score, num_all, axis=1, outputs=2)
-        rank = f.ScatterElements(order, order, self.count_up(order), axis=1)
+        order, rank = self.ranked(score, num_all)
         num_groups = f.Reshape(f.attribute("num_groups", int), f.ints(1))
         num_full = f.Mul(num_groups, f.ints(GROUP))
         rows = self.rows_of(groups, f.Slice(order, f.ints(0), num_groups, f.ints(1)))
@@ -133,6 +149,50 @@ class _PackBody:
         own = f.Add(f.Mul(rank, f.ints(GROUP)), f.ints(*range(GROUP)))
         row_of_token = f.Where(f.Less(rank, num_groups), own, other)
         return rows, f.Reshape(row_of_token, f.ints(0, -1))
+
+    def by_square(self, y: str) -> tuple[str, str]:
+        """As `by_group`, and after the flat groups one mean row for each merged square, which their groups share."""
+        f = self.f
+        num_groups, num_merged = (f.Reshape(f.attribute(name, int), f.ints(1)) for name in ("num_groups", "num_merged"))
+        (groups, mean), (squares, square_mean) = self.parts(y, GROUP), self.parts(y, SQUARE)
+        num_all, num_squares = f.Shape(groups, start=1, end=2), f.Shape(squares, start=1, end=2)
+        num_whole = f.Sub(num_squares, num_merged)
+        square_order, square_rank = self.ranked(self.variance(squares, square_mean), num_squares)
+        square_rank = f.Unsqueeze(square_rank, f.ints(2))
+        merged = f.Less(f.Sub(num_whole, f.ints(1)), square_rank)
+
+        # merged squares' groups come last, since a variance is not negative
+        score = f.Reshape(self.variance(groups, mean), f.ints(0, -1, SQUARE // GROUP))
+        score = f.Reshape(f.Where(merged, f.float(-1.0), score), f.ints(0, -1))
+        order, rank = self.ranked(score, num_all)
+        num_unmerged = f.Sub(num_all, f.Mul(num_merged, f.ints(SQUARE // GROUP)))
+        num_full = f.Mul(num_groups, f.ints(GROUP))
+        num_flat = f.Sub(num_unmerged, num_groups)
+        rows = f.Concat(
+            self.rows_of(groups, f.Slice(order, f.ints(0), num_groups, f.ints(1))),
+            self.rows_of(mean, f.Slice(order, num_groups, num_unmerged, f.ints(1))),
+            self.rows_of(square_mean, f.Slice(square_order, num_whole, num_squares, f.ints(1))),
+            axis=1,
+        )
+        merged_row = f.Add(square_rank, f.Sub(f.Add(num_full, num_flat), num_whole))
+        flat_row = f.Add(rank, f.Sub(num_full, num_groups))
+        other = f.Where(merged, merged_row, f.Reshape(flat_row, f.ints(0, -1, SQUARE // GROUP)))
+        rank = f.Unsqueeze(rank, f.ints(2))
+        own = f.Add(f.Mul(rank, f.ints(GROUP)), f.ints(*range(GROUP)))
+        row_of_token = f.Where(f.Less(rank, num_groups), own, f.Reshape(other, f.ints(0, -1, 1)))
+        return rows, f.Reshape(row_of_token, f.ints(0, -1))
+
+    def parts(self, y: str, size: int) -> tuple[str, str]:
+        """``size`` consecutive rows each (B, G, size, C), and their means (B, G, 1, C)."""
+        f = self.f
+        parts = f.Reshape(y, f.concat_shape(0, -1, size, f.Shape(y, start=2)))
+        return parts, f.ReduceMean(parts, f.ints(2), keepdims=1)
+
+    def ranked(self, score: str, count: str) -> tuple[str, str]:
+        """Indices by descending score, and the place of each in that order: (B, G) both; ``count`` is G."""
+        f = self.f
+        _, order = f.TopK(score, count, axis=1, outputs=2)
+        return order, f.ScatterElements(order, order, self.count_up(order), axis=1)
 
     def rows_of(self, groups: str, chosen: str) -> str:
         """(B, G, r, C) groups and (B, n) indices -> (B, n * r, C)."""

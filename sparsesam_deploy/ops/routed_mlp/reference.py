@@ -17,6 +17,7 @@ from torch import Tensor
 from .onnx import symbolic_pack, symbolic_unpack
 
 GROUP = 4
+SQUARE = 16
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,20 @@ class Route:
     """How one routed MLP chooses its rows.
 
     Attributes:
-        selection: ``variance`` or ``sobel`` rank the 2x2 groups of this block's tokens; ``given`` takes
-            ``keep_indices``.
+        selection: ``variance`` or ``sobel`` rank the 2x2 groups of this block's tokens; ``quadtree`` first ranks
+            the 4x4 squares by variance, and the groups of those that are not merged; ``given`` takes ``keep_indices``.
         share: whether unselected groups share one mean row each (else they are passed through).
-        num_groups: groups computed in full, for ``variance`` and ``sobel``.
+        num_groups: groups computed in full, for ``variance``, ``sobel`` and ``quadtree``.
+        num_merged: squares of least variance, of equal ones the last, which share one row each, for ``quadtree``; 0 for
+            all others.
         perm, inv_perm: (N,) raster index of each token and its inverse, for ``sobel``.
         keep_indices: (B or 1, num_keep) tokens to compute, for ``given``.
     """
 
-    selection: Literal["variance", "sobel", "given"]
+    selection: Literal["variance", "sobel", "quadtree", "given"]
     share: bool
     num_groups: int = 0
+    num_merged: int = 0
     perm: Tensor | None = None
     inv_perm: Tensor | None = None
     keep_indices: Tensor | None = None
@@ -44,19 +48,21 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
     """Normalise, score, select and pack the rows that go through the MLP.
 
     Args:
-        x: (B, N, C) residual stream in Z-order, so that a 2x2 group is four consecutive rows; any float dtype.
+        x: (B, N, C) residual stream in Z-order, so that a 2x2 group is four consecutive rows and a 4x4 square
+            sixteen; any float dtype.
         weight, bias, epsilon: the norm: norm2, or norm1 of a shared attention; its statistics are float32.
         route: how rows are chosen.
 
     Returns:
         rows (B, R, C) in the dtype of ``x``: the selected tokens of norm(x), then (``share``) one mean row for each
-        other group; row_of_token (B, N) int32: the row whose update each token receives, R for none.
+        other group, then (``quadtree``) one for each merged square, all by descending score; row_of_token (B, N) int32:
+        the row whose update each token receives, R for none.
     """
     if torch.onnx.is_in_onnx_export():
         return symbolic_pack(x, weight, bias, epsilon, route)
     tables = (route.perm, route.inv_perm, route.keep_indices)
     return torch.ops.sparsesam.routed_mlp_pack(
-        x, weight, bias, *tables, epsilon, route.selection, route.share, route.num_groups
+        x, weight, bias, *tables, epsilon, route.selection, route.share, route.num_groups, route.num_merged
     )
 
 
@@ -82,9 +88,9 @@ def sobel_energy(x: Tensor, inv_perm: Tensor) -> Tensor:
     return (grad_x.square() + grad_y.square()).mean(1).sqrt().flatten(1)
 
 
-def group_variance(y: Tensor) -> Tensor:
-    """Squared deviations of a group's rows of norm(x) from their mean, summed: (B, N, C) -> (B, N / 4)."""
-    groups = y.unflatten(1, (-1, GROUP))
+def group_variance(y: Tensor, size: int = GROUP) -> Tensor:
+    """Squared deviations of a group's rows of norm(x) from their mean, summed: (B, N, C) -> (B, N / size)."""
+    groups = y.unflatten(1, (-1, size))
     return (groups - groups.mean(2, keepdim=True)).square().sum((2, 3))
 
 
@@ -105,6 +111,7 @@ def _routed_mlp_pack(
     selection: str,
     share: bool,
     num_groups: int,
+    num_merged: int,
 ) -> tuple[Tensor, Tensor]:
     batch, num_tokens, channels = x.shape
     y = F.layer_norm(x.float(), (channels,), weight.float(), bias.float(), epsilon)
@@ -117,37 +124,58 @@ def _routed_mlp_pack(
 
     groups = y.view(batch, -1, GROUP, channels)
     mean = groups.mean(2)
-    score = group_variance(y) if selection == "variance" else group_sobel(x, perm, inv_perm)
-    order = score.argsort(dim=1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=x.device).expand_as(order))
+    score = group_sobel(x, perm, inv_perm) if selection == "sobel" else group_variance(y)
+    if selection == "quadtree":
+        squares = y.view(batch, -1, SQUARE, channels)
+        num_whole = squares.shape[1] - num_merged
+        square_order, square_rank = _ranked(group_variance(y, SQUARE))
+        merged = (square_rank >= num_whole).repeat_interleave(GROUP, 1)
+        score = score.masked_fill(merged, -1)  # last, since a variance is not negative
+    order, rank = _ranked(score)
     selected = order[:, :num_groups, None, None].expand(-1, -1, GROUP, channels)
     rows = groups.gather(1, selected).flatten(1, 2)
     num_full = GROUP * num_groups
     if share:
-        flat = order[:, num_groups:, None].expand(-1, -1, channels)
+        flat = order[:, num_groups : order.shape[1] - GROUP * num_merged, None].expand(-1, -1, channels)
         rows = torch.cat((rows, mean.gather(1, flat)), 1)
         other = (num_full + rank - num_groups).unsqueeze(2)
     else:
         other = torch.full_like(rank, num_full).unsqueeze(2)
+    if selection == "quadtree":
+        least = square_order[:, num_whole:, None].expand(-1, -1, channels)
+        merged_row = rows.shape[1] + (square_rank - num_whole).repeat_interleave(GROUP, 1)
+        rows = torch.cat((rows, squares.mean(2).gather(1, least)), 1)
+        other = torch.where(merged.unsqueeze(2), merged_row.unsqueeze(2), other)
     member = torch.arange(GROUP, device=x.device)
     row_of_token = torch.where(rank.unsqueeze(2) < num_groups, GROUP * rank.unsqueeze(2) + member, other)
     return rows.to(x.dtype), row_of_token.flatten(1).to(torch.int32)
 
 
+def _ranked(score: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices by descending score, equal scores by index, and the place of each in that order: (B, G) int64 both."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=score.device).expand_as(order)
+    return order, torch.empty_like(order).scatter(1, order, places)
+
+
 @_routed_mlp_pack.register_fake
-def _(x, weight, bias, perm, inv_perm, keep_indices, epsilon, selection, share, num_groups):
+def _(x, weight, bias, perm, inv_perm, keep_indices, epsilon, selection, share, num_groups, num_merged):
     batch, num_tokens, channels = x.shape
+    num_rows = num_packed_rows(num_tokens, selection, share, num_groups, keep_indices, num_merged)
     return (
-        x.new_empty(batch, num_packed_rows(num_tokens, selection, share, num_groups, keep_indices), channels),
+        x.new_empty(batch, num_rows, channels),
         x.new_empty(batch, num_tokens, dtype=torch.int32),
     )
 
 
-def num_packed_rows(num_tokens: int, selection: str, share: bool, num_groups: int, keep_indices: Tensor | None) -> int:
+def num_packed_rows(
+    num_tokens: int, selection: str, share: bool, num_groups: int, keep_indices: Tensor | None, num_merged: int = 0
+) -> int:
     """R: how many rows of ``num_tokens`` go through fc1 and fc2."""
     if selection == "given":
         return keep_indices.shape[1]
-    return GROUP * num_groups + (num_tokens // GROUP - num_groups if share else 0)
+    shared = num_tokens // GROUP - num_groups - (GROUP - 1) * num_merged
+    return GROUP * num_groups + (shared if share else 0)
 
 
 @torch.library.custom_op("sparsesam::routed_mlp_unpack", mutates_args=())
