@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.ops.launch import SETTINGS_VARIABLE
-from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, reference
+from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, reference, routed_mlp_pack
 from sparsesam_deploy.ops.routed_mlp import triton as kernels
 from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, Pack
 from tests.ops import test_routed_mlp as cases
@@ -279,7 +279,7 @@ def test_what_kernels_cannot_read_is_refused(change: dict, message: str):
 
 def test_a_selection_without_kernels_is_refused():
     with pytest.raises(InvalidInput, match="share-quadtree has no Triton kernels"):
-        pack_rows(*make_stream(), make_route(QUADTREE))
+        routed_mlp_pack(*make_stream(), EPSILON, make_route(QUADTREE), backend="triton")
 
 
 @pytest.mark.parametrize("name", ("update", "row_of_token"))

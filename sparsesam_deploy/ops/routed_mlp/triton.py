@@ -24,12 +24,6 @@ SOBEL_CHANNELS = 256
 """Channels that a program of the Sobel kernel holds at a time, for all neighbours of its groups."""
 
 
-def require_selection(selection: str) -> None:
-    """Raise InvalidInput where no kernel selects rows this way (`Route.selection`)."""
-    if selection == "quadtree":
-        raise InvalidInput("share-quadtree has no Triton kernels; use backend reference or routing share-variance.")
-
-
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
     """Normalise, score, select and pack the rows that go through the MLP.
 
@@ -47,10 +41,9 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
 
     Raises:
         InvalidInput: a tensor is not contiguous, or has another shape or device than x asks for; ``num_groups`` is
-            not between 0 and N / 4; the selection is ``quadtree``; x is on the CPU.
+            not between 0 and N / 4; x is on the CPU.
         EnvironmentProblem: Triton is not installed.
     """
-    require_selection(route.selection)
     _require(x, weight=(weight, x.shape[2:]), bias=(bias, x.shape[2:]))
     batch, num_tokens, channels = x.shape
     norm, width = (weight, bias, epsilon), triton.next_power_of_2(channels)
