@@ -78,7 +78,6 @@ def assert_deployable(model: onnx.ModelProto) -> None:
 
 DYNAMIC = (
     "lattice-share-variance",
-    "lattice-share-quadtree",
     "lattice-diagonal",
     "windows-ranked",
     "windows-static",

@@ -22,7 +22,6 @@ CASES = {
         "fp16",
         STATIC,
     ),
-    "quadtree-fp16": (SparsityConfig(0.25, 0.3, routing="share-quadtree"), "fp16", STATIC),
     "quadtree-fp16-dynamic": (
         SparsityConfig(0.25, (1.0, 0.2, 0.53125, 0.999), routing="share-quadtree"),
         "fp16",
