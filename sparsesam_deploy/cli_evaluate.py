@@ -14,7 +14,7 @@ from rich.table import Table
 from . import cli_data as data
 from . import cli_options as options
 from .errors import InvalidInput
-from .model.config import ORDERS, PRESETS, ROUTINGS
+from .model.config import ORDERS, PRESETS, ROUTINGS, WINDOWED_ROUTINGS
 
 if TYPE_CHECKING:
     from .accuracy.results import Evaluation
@@ -51,7 +51,7 @@ def _densities(command: Any) -> Any:
 @click.option("--routing", type=click.Choice(ROUTINGS), multiple=True, help="How MLP rows are chosen.")
 @click.option(
     "--windowed-routing",
-    type=click.Choice(["stripe", "share-variance"]),
+    type=click.Choice(WINDOWED_ROUTINGS),
     multiple=True,
     help="How windowed attention is thinned.",
 )
