@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _MAX_LABEL = 65535
 _MASK_THRESHOLD = 127
 
 
-class _Pairs:
+class _Pairs(ABC):
     """Images, and for each the label file of the same relative path without the suffix.
 
     Sub-classes find the label files and read masks from them; the words for messages are theirs too.
@@ -72,13 +73,13 @@ class _Pairs:
             )
         return LabelledImage(pixels, *self._masks(values, label, whose))
 
+    @abstractmethod
     def _read(self, file: Path) -> np.ndarray:
         """(height, width) values; `ImageError` where the file is no image of the kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _masks(self, values: np.ndarray, label: Path, whose: str) -> tuple[np.ndarray, tuple[str, ...]]:
         """Masks (N, height, width) bool and what they are called; `BadImage` where there is none."""
-        raise NotImplementedError
 
 
 class LabelMaps(_Pairs):

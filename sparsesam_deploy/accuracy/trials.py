@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engines.verify import named_outputs
 from ..errors import InvalidInput
-from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..model.attention import ImageState
 from ..model.checkpoint import LoadedSam
 from ..model.config import SparsityConfig
@@ -174,10 +174,7 @@ def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int)
     for block in encoder.blocks[start:]:
         x = block(x, state)
         streams.append(x)
-    outputs = {OUTPUT: encoder.finish(x).cpu().numpy()}
-    if encoder.config.hq:
-        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).cpu().numpy()
-    return outputs
+    return named_outputs(encoder, streams)
 
 
 def paired(one: Trial, other: Trial) -> Interval:

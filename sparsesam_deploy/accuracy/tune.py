@@ -15,12 +15,14 @@ from ..progress import counted
 from .cost import cost_of_choice
 from .cost_table import CostTable
 from .results import Cost, ParetoPoint, Sensitivity, Step
-from .schedule import LADDERS, Move, Schedule, knobs
+from .schedule import LADDERS, Schedule, knobs
 from .search import Descender, sensitivity, single_moves
 from .trials import Candidate, Trial, Trials
 
 STRIDE = 0.02
 """A schedule is measured whenever this share of the dense cost was saved since the last one."""
+PERCENT = 100
+"""The way from the dense cost to the one that is asked for, or to the lowest."""
 PATIENCE = 2
 """Measured schedules over the budget, one after the other, that end the search."""
 UNIFORM = tuple(round(0.25 + 0.05 * index, 2) for index in range(15))
@@ -90,6 +92,8 @@ class Tuner:
         self.console = console
         self.dense = Schedule.dense(self.config.depth)
         self.dense_cost = table.total(self.dense, self.config)
+        cheapest = {knob: min(table.of(knob, rung) for rung in ladder) for knob, ladder in LADDERS.items()}
+        self.lowest_cost = table.fixed + sum(cheapest[knob] for _, knob in knobs(self.config))
 
     def search(self) -> Search:
         """Measure what each knob costs alone, then follow the cheapest moves down and measure on the way."""
@@ -106,8 +110,8 @@ class Tuner:
             [self._point("dense", Candidate.of(self.dense), self._priced(self.dense))],
         )
         measured_at, over = self.dense_cost, 0
-        with self._counted("search", self.calibration, len(self.dense.mlp)) as advance:
-            before = self.dense_cost
+        goal, before = self.lowest_cost if self.budget.cost is None else self.budget.cost, self.dense_cost
+        with counted(self.console, "search", PERCENT) as advance:
             for number, descent in enumerate(Descender(found.sensitivities, self.table, self.config), start=1):
                 arrived = self.budget.cost is not None and descent.cost <= self.budget.cost
                 trial = None
@@ -117,7 +121,8 @@ class Tuner:
                     )
                     found.points.append(point)
                     measured_at, trial = descent.cost, point.calibration
-                    advance(0, f"step {number}, cost {descent.cost / self.dense_cost:.2f}")
+                    way = (self.dense_cost - descent.cost) / (self.dense_cost - goal)
+                    advance(round(PERCENT * min(way, 1)), f"step {number}, cost {descent.cost / self.dense_cost:.2f}")
                 found.steps.append(self._step(number, descent, before, trial))
                 before = descent.cost
                 if trial is not None:
@@ -130,27 +135,21 @@ class Tuner:
         """Refuse a cost that needs no search or that no search can reach, before hours are spent on it."""
         if self.budget.cost is None:
             return
-        least = self.dense
-        for block, knob in knobs(self.config):
-            least = least.after(Move(block, knob, 1.0, LADDERS[knob][-1]))
-        lowest, words = (
-            self.table.total(least, self.config),
-            "ms" if self.table.measure == "ms" else "of the dense work",
-        )
+        words = "ms" if self.table.measure == "ms" else "of the dense work"
         if self.budget.cost >= self.dense_cost:
             raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words} already; ask for less.")
-        if self.budget.cost < lowest:
-            raise InvalidInput(f"{self.budget.cost:g} {words} cannot be reached; the least is {lowest:.3g}.")
+        if self.budget.cost < self.lowest_cost:
+            raise InvalidInput(f"{self.budget.cost:g} {words} cannot be reached; the least is {self.lowest_cost:.3g}.")
 
     def _point(self, name: str, candidate: Candidate, cost: Cost) -> Point:
         return Point(name, candidate, cost, self.calibration([candidate])[0])
 
     def _priced(self, schedule: Schedule) -> Cost:
         """Counted work, and the table's milliseconds where it has some."""
-        counted_work = cost_of_choice(self.loaded.sam.image_encoder, self.config, schedule.sparsity)
+        work = cost_of_choice(self.loaded.sam.image_encoder, self.config, schedule.sparsity)
         if self.table.measure == "flops":
-            return counted_work
-        return counted_work.model_copy(update={"ms": self.table.total(schedule, self.config)})
+            return work
+        return work.model_copy(update={"ms": self.table.total(schedule, self.config)})
 
     def _step(self, number: int, descent, before: float, trial: Trial | None) -> Step:
         return Step(
@@ -177,7 +176,7 @@ class Tuner:
         """
         points = found.points
         if self.budget.cost is not None:
-            points = [point for point in points if self._cost(point) <= self.budget.cost][:1]
+            points = [point for point in points if self._unit(point.cost) <= self.budget.cost][:1]
         for point in reversed([point for point in points if not self._over(point.calibration)]):
             if point.name == "dense":
                 break
@@ -187,11 +186,12 @@ class Tuner:
         best = min(found.points[1:], key=lambda point: point.calibration.loss.mean, default=found.points[0])
         raise CheckFailed(
             f"no schedule meets {self._words()}: the most careful one measured ({best.name}) loses "
-            f"{best.calibration.loss.mean:.4f} at {self._cost(best) / self.dense_cost:.2f} of dense; allow more."
+            f"{best.calibration.loss.mean:.4f} at {self._unit(best.cost) / self.dense_cost:.2f} of dense; allow more."
         )
 
-    def _cost(self, point: Point) -> float:
-        return point.cost.flops if self.table.measure == "flops" else point.cost.ms
+    def _unit(self, cost: Cost) -> float:
+        """What the search goes by."""
+        return cost.flops if self.table.measure == "flops" else cost.ms
 
     def _words(self) -> str:
         asked = {
@@ -208,10 +208,12 @@ class Tuner:
 
     def uniform(self, chosen: Point) -> Point:
         """One density for all blocks, the lowest that costs no less than ``chosen``; evaluated like it."""
-        choices = [(density, uniform(density, self.config)) for density in UNIFORM]
-        dear = [choice for choice in choices if self.table.total(choice[1], self.config) >= self._cost(chosen)]
-        density, schedule = (dear or choices[-1:])[0]
-        point = self._point(f"uniform {density:g}", Candidate.of(schedule), self._priced(schedule))
+        for density in UNIFORM:
+            schedule = uniform(density, self.config)
+            cost = self._priced(schedule)
+            if self._unit(cost) >= self._unit(chosen.cost):
+                break
+        point = self._point(f"uniform {density:g}", Candidate.of(schedule), cost)
         self.validate(point)
         return point
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,7 @@ from ..engines.manifest import MANIFEST
 from ..engines.onnx_runner import OnnxRunner
 from ..engines.parity import encode_one
 from ..engines.runtime.loading import load
+from ..engines.verify import reference_outputs
 from ..errors import CheckFailed, InvalidInput
 from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..export.metadata import load_exported, sparsity_of
@@ -54,13 +55,8 @@ class TorchEncoder:
         self.encoder, self.device = encoder.to(device).eval(), device
         self.computed_by = f"PyTorch {torch.__version__} fp32, {encoder.gelu} GELU, {encoder.backend}, {device}"
 
-    @torch.inference_mode()
     def __call__(self, image: torch.Tensor) -> Outputs:
-        streams = self.encoder.block_outputs(image.to(self.device))
-        outputs = {OUTPUT: self.encoder.finish(streams[-1]).cpu().numpy()}
-        if self.encoder.config.hq:
-            outputs[HQ_OUTPUT] = self.encoder.interm_embeddings(streams).cpu().numpy()
-        return outputs
+        return reference_outputs(self.encoder, image.to(self.device))
 
 
 class ExportedEncoder:
@@ -142,12 +138,8 @@ def combinations(choices: dict[str, Sequence], base: SparsityConfig) -> list[Spa
         density = settings.pop("density", None)
         if density is not None:
             settings = {"attention_density": density, "mlp_density": density} | settings
-        found.append(SparsityConfig(**{**_settings(base), **settings}))
+        found.append(replace(base, **settings))
     return list(dict.fromkeys(found))
-
-
-def _settings(sparsity: SparsityConfig) -> dict:
-    return {field.name: getattr(sparsity, field.name) for field in fields(sparsity)}
 
 
 def describe(sparsity: SparsityConfig) -> str:

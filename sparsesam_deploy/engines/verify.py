@@ -143,8 +143,12 @@ def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
 @torch.inference_mode()
 def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> dict:
     """What the PyTorch encoder gives for one image, by the names of ``encoder.onnx``, as numpy float32."""
-    streams = encoder.block_outputs(image)
-    outputs = {OUTPUT: encoder.finish(streams[-1]).numpy()}
+    return named_outputs(encoder, encoder.block_outputs(image))
+
+
+def named_outputs(encoder: SparseSamEncoder, streams: list[torch.Tensor]) -> dict:
+    """The same, given the output of every block."""
+    outputs = {OUTPUT: encoder.finish(streams[-1]).cpu().numpy()}
     if encoder.config.hq:
-        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).numpy()
+        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).cpu().numpy()
     return outputs

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from sparsesam_deploy.accuracy import tuning
+from sparsesam_deploy.accuracy.cost import cost_of_choice
 from sparsesam_deploy.accuracy.cost_table import CostTable, counted_table, measured_table
 from sparsesam_deploy.accuracy.journal import Journal
 from sparsesam_deploy.accuracy.judge import Judge
@@ -170,6 +171,31 @@ def test_a_schedule_that_loses_more_on_unseen_images_is_not_chosen():
     chosen, _ = choose(Priced(0.1), Priced(0.2), Budget(max_miou_drop=0.04))
     assert chosen.cost.flops > lenient.cost.flops
     assert chosen.validation.loss.mean <= 0.04
+
+
+@pytest.mark.parametrize("density", [0.4, 0.6])
+def test_a_uniform_density_is_compared_at_its_own_cost(density):
+    """Its rounding is not that of a table of costs: at exactly its cost it is not passed over for a dearer one."""
+    tuner = Tuner(shapes(), Priced(0.1), Priced(0.1), counted_table(shapes()), Budget(), Console(quiet=True))
+    cost = cost_of_choice(shapes().sam.image_encoder, WIDE, SparsityConfig(density, density))
+    chosen = Point("chosen", Candidate.of(Schedule.dense(4)), cost, Priced(0.1)([Candidate.of(Schedule.dense(4))])[0])
+    assert tuner.uniform(chosen).name == f"uniform {density:g}"
+
+
+def test_a_cost_is_within_reach_where_computing_less_takes_longer():
+    """As measured times may have it: half of the windowed rows here take twice the time of all."""
+    table = counted_table(shapes())
+    entries = [one.model_copy(update={"cost": 1.0}) if one.knob == "windowed" else one for one in table.entries]
+    slow = [
+        one.model_copy(update={"cost": 2.0}) if (one.knob, one.density) == ("windowed", 0.5) else one for one in entries
+    ]
+    table = table.model_copy(update={"entries": tuple(slow)})
+    tuner = Tuner(shapes(), Priced(0.1), Priced(0.1), table, Budget(), Console(quiet=True))
+    lowest = tuner.lowest_cost
+    tuner.budget = Budget(max_cost=lowest)
+    steps = tuner.search().steps
+    assert {step.knob for step in steps} == {"attention", "mlp"}
+    assert tuner.dense_cost * (1 - sum(step.saved for step in steps)) == pytest.approx(lowest)
 
 
 def test_both_budgets_at_once():
