@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy --output /tmp/accuracy --json docs/results/accuracy_nano.json
 
-Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Section 7 of the algorithm's
-specification has figures of the same kind on 96 other scenes, which are printed beside.
+Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes at two sizes. Section 7 of the
+algorithm's specification has figures of the same kind on 96 other scenes, which are printed beside.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import click
 import torch
 from rich.console import Console
 
+from benchmarks.scenes import TwoSizes
 from sparsesam_deploy.accuracy.coco import CocoDataset
 from sparsesam_deploy.accuracy.evaluate import Subject
 from sparsesam_deploy.accuracy.evaluation import DOCUMENT, evaluate
@@ -25,11 +26,26 @@ from sparsesam_deploy.accuracy.results import Evaluation, Interval, VariantResul
 from sparsesam_deploy.accuracy.variants import dense_variant, torch_variant
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
-from sparsesam_deploy.model.config import SparsityConfig
+from sparsesam_deploy.model.config import FAMILIES, SparsityConfig
 
 HOLDOUT = Path(__file__).parents[1] / "tests" / "data" / "holdout"
-DEPTH, GLOBAL_BLOCKS = 12, (2, 5, 8, 11)
+NANO = FAMILIES["nano"]
 CPU = torch.device("cpu")
+
+
+def late(density: float) -> tuple[float, ...]:
+    """The windowed blocks after the first global one, which section 7 routes."""
+    return tuple(density if block in NANO.routed_blocks else 1.0 for block in range(NANO.depth))
+
+
+def windows(density: float) -> tuple[float, ...]:
+    """Every windowed block."""
+    return tuple(1.0 if block in NANO.global_blocks else density for block in range(NANO.depth))
+
+
+def every(density: float) -> tuple[float, ...]:
+    """Every block."""
+    return (density,) * NANO.depth
 
 
 def section7(density: float) -> dict[str, SparsityConfig]:
@@ -42,12 +58,12 @@ def section7(density: float) -> dict[str, SparsityConfig]:
         "interleaved, global only": SparsityConfig(d, 1.0, order="interleaved"),
         "lattice with diagonal": SparsityConfig(d, 1.0, diagonal=True),
         "lattice": SparsityConfig(d, 1.0),
-        "skip, group rank": SparsityConfig(1.0, d, routing="skip-group-rank"),
-        "skip, sobel": SparsityConfig(1.0, d, routing="skip-sobel"),
-        "skip, static": SparsityConfig(1.0, d, routing="skip-static"),
-        "share, sobel": SparsityConfig(1.0, d, routing="share-sobel"),
-        "share, variance": SparsityConfig(1.0, d, routing="share-variance"),
-        "lattice + share, variance": SparsityConfig(d, d),
+        "skip, group rank": SparsityConfig(1.0, late(d), routing="skip-group-rank"),
+        "skip, sobel": SparsityConfig(1.0, late(d), routing="skip-sobel"),
+        "skip, static": SparsityConfig(1.0, late(d), routing="skip-static"),
+        "share, sobel": SparsityConfig(1.0, late(d), routing="share-sobel"),
+        "share, variance": SparsityConfig(1.0, late(d), routing="share-variance"),
+        "lattice + share, variance": SparsityConfig(d, late(d)),
     }
 
 
@@ -71,28 +87,26 @@ PUBLISHED: dict[str, dict[float, tuple[float, float, float]]] = {
 
 
 def beyond() -> dict[str, SparsityConfig]:
-    """Rows shared in more places than section 7 has them: the MLP of every block, qkv and proj of windowed ones."""
-    windowed = tuple(1.0 if block in GLOBAL_BLOCKS else 0.5 for block in range(DEPTH))
-    lower = tuple(min(density, 0.4) if density < 1 else 1.0 for density in windowed)
+    """On the lattice at 0.25: rows shared in more places than section 7 has them, and on one level more."""
 
-    def of(attention: float, mlp: float | tuple[float, ...], rows: tuple[float, ...] | float) -> SparsityConfig:
-        return SparsityConfig(attention, mlp, rows, windowed_routing="share-variance")
+    def rows(mlp: tuple[float, ...], attention: tuple[float, ...]) -> SparsityConfig:
+        return SparsityConfig(0.25, mlp, attention, windowed_routing="share-variance")
+
+    def quadtree(mlp: tuple[float, ...]) -> SparsityConfig:
+        return SparsityConfig(0.25, mlp, routing="share-quadtree")
 
     return {
-        "default preset": SparsityConfig(),
+        "lattice 0.25": SparsityConfig(0.25, 1.0),
         "lattice 0.125": SparsityConfig(0.125, 1.0),
         "lattice 0.0625": SparsityConfig(0.0625, 1.0),
-        "default, MLP 0.5": SparsityConfig(0.25, 0.5),
-        "default, MLP 0.6": SparsityConfig(0.25, 0.6),
-        "default, every MLP 0.4": SparsityConfig(0.25, (0.4,) * DEPTH),
-        "default, every MLP 0.6": SparsityConfig(0.25, (0.6,) * DEPTH),
-        "default, late windows 0.5": of(0.25, 0.4, 0.5),
-        "default, late windows 0.4": of(0.25, 0.4, 0.4),
-        "default, all windows 0.5": of(0.25, 0.4, windowed),
-        "default, all windows 0.4": of(0.25, 0.4, lower),
-        "every MLP 0.6, all windows 0.5": of(0.25, (0.6,) * DEPTH, windowed),
-        "every MLP 0.6, all windows 0.4": of(0.25, (0.6,) * DEPTH, lower),
-        "every MLP 0.5, all windows 0.5": of(0.25, (0.5,) * DEPTH, windowed),
+        **{f"late MLPs {d}": SparsityConfig(0.25, late(d)) for d in (0.4, 0.5, 0.6)},
+        **{f"every MLP {d}": SparsityConfig(0.25, every(d)) for d in (0.4, 0.5, 0.6, 0.7)},
+        **{f"late MLPs {d}, quadtree": quadtree(late(d)) for d in (0.3, 0.4)},
+        **{f"every MLP {d}, quadtree": quadtree(every(d)) for d in (0.3, 0.4, 0.5)},
+        **{f"late MLPs 0.4, late windows {d}": rows(late(0.4), late(d)) for d in (0.5, 0.4)},
+        **{f"late MLPs 0.4, all windows {d}": rows(late(0.4), windows(d)) for d in (0.5, 0.4)},
+        **{f"every MLP {d}, all windows 0.5": rows(every(d), windows(0.5)) for d in (0.6, 0.5)},
+        "every MLP 0.6, all windows 0.4": rows(every(0.6), windows(0.4)),
     }
 
 
@@ -104,8 +118,8 @@ def subject(loaded: LoadedSam, choices: dict[str, SparsityConfig]) -> Subject:
 
 
 def holdout(symmetries: int = 1) -> Mirrored:
-    """The twelve held-out scenes with their 61 objects."""
-    return Mirrored(CocoDataset(HOLDOUT / "instances.json", HOLDOUT), symmetries)
+    """The twelve held-out scenes with their 61 objects, at two sizes."""
+    return Mirrored(TwoSizes(CocoDataset(HOLDOUT / "instances.json", HOLDOUT)), symmetries)
 
 
 def markdown(found: Evaluation) -> str:
