@@ -1,9 +1,10 @@
 """What each way of thinning costs on the trained nano model: the tables of docs/accuracy.md.
 
     python -m benchmarks.accuracy --output /tmp/accuracy --json docs/results/accuracy_nano.json
+    python -m benchmarks.accuracy --half-size --output /tmp/half --json docs/results/accuracy_nano_half_size.json
 
-Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes at two sizes. Section 7 of the
-algorithm's specification has figures of the same kind on 96 other scenes, which are printed beside.
+Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Section 7 of the algorithm's
+specification has figures of the same kind on 96 other scenes, which are printed beside.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks.scenes import TwoSizes
+from benchmarks.scenes import HalfSize
 from sparsesam_deploy.accuracy.coco import CocoDataset
 from sparsesam_deploy.accuracy.evaluate import Subject
 from sparsesam_deploy.accuracy.evaluation import DOCUMENT, evaluate
@@ -117,9 +118,10 @@ def subject(loaded: LoadedSam, choices: dict[str, SparsityConfig]) -> Subject:
     return Subject(dense, tuple(torch_variant(name, loaded, one, CPU) for name, one in choices.items()), judge)
 
 
-def holdout(symmetries: int = 1) -> Mirrored:
-    """The twelve held-out scenes with their 61 objects, at two sizes."""
-    return Mirrored(TwoSizes(CocoDataset(HOLDOUT / "instances.json", HOLDOUT)), symmetries)
+def holdout(symmetries: int = 1, half_size: bool = False) -> Mirrored:
+    """The twelve held-out scenes with their 61 objects."""
+    scenes = CocoDataset(HOLDOUT / "instances.json", HOLDOUT)
+    return Mirrored(HalfSize(scenes) if half_size else scenes, symmetries)
 
 
 def markdown(found: Evaluation) -> str:
@@ -149,17 +151,27 @@ def _interval(change: Interval) -> str:
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--density", "densities", type=float, multiple=True, default=(0.3, 0.4, 0.5), show_default=True)
 @click.option("--symmetries", type=click.IntRange(1, 8), default=1, show_default=True, help="Mirrorings of each image.")
+@click.option("--half-size", is_flag=True, help="Four scenes to a frame, each in its own pixels.")
 @click.option("--only", type=click.Choice(["section7", "beyond"]), help="One of the two tables.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for report and figures.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Where to put a copy of evaluation.json.")
-def main(densities: tuple[float, ...], symmetries: int, only: str | None, output: Path, json_path: Path | None) -> None:
+def main(
+    densities: tuple[float, ...],
+    symmetries: int,
+    half_size: bool,
+    only: str | None,
+    output: Path,
+    json_path: Path | None,
+) -> None:
     choices = {}
     if only != "beyond":
         choices |= {f"{name} {d:g}": choice for d in densities for name, choice in section7(d).items()}
     if only != "section7":
         choices |= beyond()
     loaded = load_nano()
-    found = evaluate(subject(loaded, choices), loaded, holdout(symmetries), output, Console(stderr=True), CPU)
+    found = evaluate(
+        subject(loaded, choices), loaded, holdout(symmetries, half_size), output, Console(stderr=True), CPU
+    )
     if json_path:
         with output_file(json_path) as partial:
             shutil.copyfile(output / DOCUMENT, partial)

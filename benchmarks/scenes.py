@@ -1,4 +1,4 @@
-"""The held-out scenes at two sizes: as they are, which fill SAM's frame, and four to a frame."""
+"""The held-out scenes at half their size."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sparsesam_deploy.model.config import IMAGE_SIZE
 QUARTER = IMAGE_SIZE // 2
 
 
-class TwoSizes:
-    """``dataset`` and after it its images again, four to a frame of 1024x1024, each in its own pixels.
+class HalfSize:
+    """The images of ``dataset``, four to a frame of 1024x1024, each in its own pixels.
 
-    SAM scales an image of 512x512 up, so its objects have twice the size and half the detail of those that the
-    specification measured on scenes of 1024x1024. In a frame with three others it keeps its detail, at half the size.
-    Every object counts once at each size. Images that leave room are black there.
+    SAM scales a scene of 512x512 up, so that its objects have twice the size and half the detail of those that the
+    specification measured on scenes of 1024x1024. In a frame with three others a scene keeps its detail, at half the
+    size. Scenes that leave room in their quarter are black there.
 
     Raises:
         ValueError: the images do not come in fours.
@@ -31,19 +31,16 @@ class TwoSizes:
             raise ValueError(f"{len(dataset.names)} images do not fill frames of four.")
         self._dataset = dataset
         self._frames = np.arange(len(dataset.names)).reshape(-1, 4).tolist()
-        self.names: Sequence[str] = [*dataset.names, *("+".join(dataset.names[i] for i in f) for f in self._frames)]
-        self.description = f"{dataset.description}, and again at half the size"
-        self.fingerprint = sha256(f"{dataset.fingerprint} at two sizes".encode()).hexdigest()
+        self.names: Sequence[str] = ["+".join(dataset.names[i] for i in frame) for frame in self._frames]
+        self.description = f"{dataset.description}, four to a frame"
+        self.fingerprint = sha256(f"{dataset.fingerprint}, four to a frame".encode()).hexdigest()
         self.left_out = dataset.left_out
 
     def load(self, index: int) -> LabelledImage:
-        """One image, or four in a frame: upper left, upper right, lower left, lower right."""
-        frame = index - len(self._dataset.names)
-        if frame < 0:
-            return self._dataset.load(index)
+        """Four images: upper left, upper right, lower left, lower right."""
         pixels = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         masks, objects = [], []
-        for place, scene in enumerate(self._frames[frame]):
+        for place, scene in enumerate(self._frames[index]):
             image = self._dataset.load(scene)
             top, left = QUARTER * (place // 2), QUARTER * (place % 2)
             height, width = image.pixels.shape[:2]
