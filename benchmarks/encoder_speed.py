@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,12 @@ from sparsesam_deploy.model.sam import build_sam
 
 BATCHES = (1, 8, 4)
 """In the order of what must be known if time runs out."""
-DENSITIES = (1.0, 0.5, 0.4, 0.3)
 DEFAULT = "default preset"
+OTHERS = {
+    **{f"density {d:g}": SparsityConfig(d, d) for d in (1.0, 0.5, 0.4, 0.3)},
+    "share-quadtree, MLP 0.3": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
+}
+"""Our variants besides the default preset, by name; density 1 is the fused dense control."""
 EAGER, GRAPH, COMPILED = "eager", "eager, graph", "torch.compile, graph"
 OURS = TOLERANCES["fp16"].embedding
 EAGER_TOLERANCE = 3e-2
@@ -56,15 +60,6 @@ class Gemm:
     @property
     def operations(self) -> int:
         return 2 * self.rows * self.inputs * self.outputs
-
-
-def sparsities(densities: Sequence[float] = DENSITIES) -> dict[str, SparsityConfig]:
-    """Our variants by name; density 1 is the fused dense control."""
-    default = PRESETS["default"]
-    return {
-        DEFAULT: default,
-        **{f"density {d:g}": SparsityConfig(d, d) for d in densities},
-    }
 
 
 def density_of(sparsity: SparsityConfig) -> dict[str, float]:
@@ -183,13 +178,15 @@ def on_device(encoder: nn.Module, images: Tensor) -> Tensor:
 class EncoderBench:
     """All measurements of one family; ``results`` grows as they are made."""
 
-    def __init__(self, config: SamConfig, device: torch.device, dtype: torch.dtype, densities: Sequence[float]) -> None:
+    def __init__(
+        self, config: SamConfig, device: torch.device, dtype: torch.dtype, others: Mapping[str, SparsityConfig]
+    ) -> None:
         self.config, self.device, self.dtype = config, device, dtype
         self.stock = random_encoder(config, device, dtype)
         self.floats = cast_copy(self.stock, torch.float32)
         self.ours = {
             name: SparseSamEncoder(self.stock, config, sparsity, backend="triton").to(device).eval()
-            for name, sparsity in sparsities(densities).items()
+            for name, sparsity in {DEFAULT: PRESETS["default"], **others}.items()
         }
         self.results: dict = {"rows": [], "kernels": None}
 
@@ -327,14 +324,14 @@ def bench(
     batches: Sequence[int],
     device: torch.device,
     dtype: torch.dtype,
-    densities: Sequence[float] = DENSITIES,
+    others: Mapping[str, SparsityConfig] = OTHERS,
     compiled: bool = False,
     report: Callable[[dict], None] = lambda results: None,
 ) -> dict:
     """All measurements of one family; ``report`` gets what is known so far."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     progress(f"encoder: {config.family}, random weights")
-    measuring = EncoderBench(config, device, dtype, densities)
+    measuring = EncoderBench(config, device, dtype, others)
     for results in measuring.run(batches, compiled):
         report(results)
     return measuring.results

@@ -74,6 +74,7 @@ STRIPES = {  # name: (sparsity, windowed, density of attention)
 PACKS = {
     "share, variance": ("variance", True),
     "share, sobel": ("sobel", True),
+    "share, quadtree": ("quadtree", True),
     "skip, sobel": ("sobel", False),
     "skip, given": ("given", False),
 }
@@ -144,13 +145,13 @@ def pack_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int, devi
     stream = _images(config, dtype, batch)
     route = replace(route_of(selection, _images(config, dtype, 1)), share=share)
     pack = Pack(selection, share)
-    everything = {**vars(route), **dict(zip(("x", "weight", "bias"), stream, strict=True))}
+    everything = {**vars(route), **dict(zip(("x", "weight", "bias"), stream, strict=True)), "epsilon": EPSILON}
     expected = routed_mlp_pack(*(tensor.float().to(device) for tensor in stream), EPSILON, _moved(route, device))
     return Node(
         name,
         pack.node_type,
         {key: everything[key] for key in pack.inputs},
-        {"epsilon": EPSILON, "num_groups": route.num_groups},
+        {key: everything[key] for key in pack.attributes},
         tuple(tensor.cpu() for tensor in expected),
     )
 

@@ -8,18 +8,19 @@ namespace {
 
 using namespace nvinfer1;
 
-constexpr std::int64_t kGroup = 4;
+constexpr std::int64_t kGroup = 4, kSquare = 16;
 
 //! What distinguishes one pack node type from another.
 struct Pack {
   char const* name;
-  enum class Selection { variance, sobel, given } selection;
+  enum class Selection { variance, sobel, quadtree, given } selection;
   bool share;
 };
 
 constexpr Pack kPacks[] = {
     {"RoutedMlpPackShareVariance", Pack::Selection::variance, true},
     {"RoutedMlpPackShareSobel", Pack::Selection::sobel, true},
+    {"RoutedMlpPackShareQuadtree", Pack::Selection::quadtree, true},
     {"RoutedMlpPackSkipSobel", Pack::Selection::sobel, false},
     {"RoutedMlpPackSkipGiven", Pack::Selection::given, false},
 };
@@ -41,7 +42,16 @@ std::vector<Input> inputsOf(Pack const& pack) {
 struct NodeAttributes {
   float epsilon;
   std::int32_t numGroups;  //!< groups computed in full; 0 where keep_indices says what is
+  std::int32_t numMerged;  //!< squares that share one row each; 0 where there are no squares
 };
+
+std::vector<FieldName> fieldsOf(Pack const& pack) {
+  std::vector<FieldName> fields{{"epsilon", PluginFieldType::kFLOAT32}, {"num_groups", PluginFieldType::kINT32}};
+  if (pack.selection == Pack::Selection::quadtree) {
+    fields.push_back({"num_merged", PluginFieldType::kINT32});
+  }
+  return fields;
+}
 
 class RoutedMlpPack final : public Plugin {
  public:
@@ -54,8 +64,12 @@ class RoutedMlpPack final : public Plugin {
 
  protected:
   std::vector<SavedField> savedFields() const override {
-    return {{"epsilon", PluginFieldType::kFLOAT32, &mAttributes.epsilon},
-            {"num_groups", PluginFieldType::kINT32, &mAttributes.numGroups}};
+    void const* const values[] = {&mAttributes.epsilon, &mAttributes.numGroups, &mAttributes.numMerged};
+    std::vector<SavedField> saved;
+    for (auto const& field : fieldsOf(mPack)) {
+      saved.push_back({field.name, field.type, values[saved.size()]});
+    }
+    return saved;
   }
 
   bool isIndexOutput(std::int32_t output) const override { return output == 1; }
@@ -67,11 +81,13 @@ class RoutedMlpPack final : public Plugin {
       outputs[0].d[1] = inputs[kKeepIndices].d[1];
     } else {
       outputs[0].d[1] = builder.constant(kGroup * mAttributes.numGroups);
-      if (mPack.share) {  // 3 * num_groups + N / 4
+      if (mPack.share) {  // N / 4 + 3 * num_groups - 3 * num_merged
         auto const* const groups =
             builder.operation(DimensionOperation::kFLOOR_DIV, *x.d[1], *builder.constant(kGroup));
-        outputs[0].d[1] = builder.operation(DimensionOperation::kSUM, *groups,
-                                            *builder.constant((kGroup - 1) * mAttributes.numGroups));
+        auto const* const most = builder.operation(DimensionOperation::kSUM, *groups,
+                                                   *builder.constant((kGroup - 1) * mAttributes.numGroups));
+        outputs[0].d[1] =
+            builder.operation(DimensionOperation::kSUB, *most, *builder.constant((kGroup - 1) * mAttributes.numMerged));
       }
     }
     outputs[1].nbDims = 2;
@@ -94,6 +110,11 @@ class RoutedMlpPack final : public Plugin {
     } else if (tokens % kGroup != 0 || mAttributes.numGroups > tokens / kGroup) {
       return "num_groups is " + std::to_string(mAttributes.numGroups) + ", but x of shape " + describe(in[kX]) +
              " has groups of " + std::to_string(kGroup) + " tokens";
+    } else if (mPack.selection == Pack::Selection::quadtree &&
+               (tokens % kSquare != 0 || mAttributes.numMerged > (tokens / kGroup - mAttributes.numGroups) / kGroup)) {
+      return "num_merged is " + std::to_string(mAttributes.numMerged) + ", but x of shape " + describe(in[kX]) +
+             " has squares of " + std::to_string(kSquare) + " tokens, and num_groups is " +
+             std::to_string(mAttributes.numGroups);
     }
     if (mPack.selection == Pack::Selection::sobel) {
       for (int i : {kPerm, kInvPerm}) {
@@ -115,8 +136,12 @@ class RoutedMlpPack final : public Plugin {
   }
 
   std::size_t workspace(std::vector<Dims> const& in) const override {
-    bool const given = mPack.selection == Pack::Selection::given;
-    return given ? 0 : static_cast<std::size_t>(in[kX].d[0] * in[kX].d[1] / kGroup) * sizeof(float);
+    if (mPack.selection == Pack::Selection::given) {
+      return 0;
+    }
+    std::int64_t const tokens = in[kX].d[0] * in[kX].d[1];
+    std::int64_t const squares = mPack.selection == Pack::Selection::quadtree ? tokens / kSquare : 0;
+    return static_cast<std::size_t>(tokens / kGroup + squares) * sizeof(float);
   }
 
   std::string prepare(std::vector<Dims> const& in, Element element) override {
@@ -140,10 +165,14 @@ class RoutedMlpPack final : public Plugin {
       case Pack::Selection::sobel:
         mSobel.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
         break;
+      case Pack::Selection::quadtree:
+        mQuadtreeScore.load(names[0], width, element, why) && mQuadtreeMerge.load(names[1], width, element, why) &&
+            mQuadtreePack.load(names[2], width, element, why);
+        break;
     }
     if (mPack.selection != Pack::Selection::given) {
-      std::int64_t const groups = mAttributes.numGroups;
-      mRows = kGroup * groups + (mPack.share ? mTokens / kGroup - groups : 0);
+      std::int64_t const groups = mAttributes.numGroups, merged = mAttributes.numMerged;
+      mRows = kGroup * groups + (mPack.share ? mTokens / kGroup - groups - (kGroup - 1) * merged : 0);
     }
     return why;
   }
@@ -151,6 +180,9 @@ class RoutedMlpPack final : public Plugin {
   bool launch(void const* const* in, void* const* out, void* workspace, cudaStream_t stream) const override {
     if (mPack.selection == Pack::Selection::given) {
       return launchGiven(in, out[0], out[1], stream);
+    }
+    if (mPack.selection == Pack::Selection::quadtree) {
+      return launchQuadtree(in, workspace, out[0], out[1], stream);
     }
     return launchScores(in, workspace, stream) && launchPack(in, workspace, out[0], out[1], stream);
   }
@@ -165,20 +197,29 @@ class RoutedMlpPack final : public Plugin {
         return {"score", pack};
       case Pack::Selection::sobel:
         return {"sobel", pack};
+      case Pack::Selection::quadtree:
+        return {"quadtree_score", "quadtree_merge", "quadtree_pack"};
       case Pack::Selection::given:
         break;
     }
     return {"given"};
   }
 
+  //! The arguments that every kernel has which normalises x.
+  template <class Arguments>
+  Arguments normalising(void const* const* in) const {
+    Arguments arguments;
+    arguments.x = in[kX];
+    arguments.weight = in[kWeight];
+    arguments.bias = in[kBias];
+    arguments.epsilon = mAttributes.epsilon;
+    return arguments;
+  }
+
   bool launchScores(void const* const* in, void* scores, cudaStream_t stream) const {
     std::int64_t const groups = mTokens / kGroup;
     if (mPack.selection == Pack::Selection::variance) {
-      ScoreArguments arguments;
-      arguments.x = in[kX];
-      arguments.weight = in[kWeight];
-      arguments.bias = in[kBias];
-      arguments.epsilon = mAttributes.epsilon;
+      auto arguments = normalising<ScoreArguments>(in);
       arguments.scores = scores;
       arguments.num_all = narrow(groups);
       return mScore.launch(stream, ceilDivide(groups, mScore.block()), mBatch, arguments);
@@ -195,11 +236,7 @@ class RoutedMlpPack final : public Plugin {
 
   bool launchPack(void const* const* in, void const* scores, void* rows, void* rowOfToken, cudaStream_t stream) const {
     std::int64_t const groups = mTokens / kGroup;
-    PackArguments arguments;
-    arguments.x = in[kX];
-    arguments.weight = in[kWeight];
-    arguments.bias = in[kBias];
-    arguments.epsilon = mAttributes.epsilon;
+    auto arguments = normalising<PackArguments>(in);
     arguments.scores = scores;
     arguments.rows = rows;
     arguments.row_of_token = rowOfToken;
@@ -207,6 +244,32 @@ class RoutedMlpPack final : public Plugin {
     arguments.num_groups = mAttributes.numGroups;
     arguments.num_rows = narrow(mRows);
     return mPackKernel.launch(stream, ceilDivide(groups, mPackKernel.block()), mBatch, arguments);
+  }
+
+  bool launchQuadtree(void const* const* in, void* workspace, void* rows, void* rowOfToken, cudaStream_t stream) const {
+    std::int64_t const squares = mTokens / kSquare;
+    auto* const scores = static_cast<float*>(workspace);
+    float* const squareScores = scores + mBatch * mTokens / kGroup;  // a multiple of 16 bytes, as kernels are told
+    auto score = normalising<QuadtreeScoreArguments>(in);
+    score.scores = scores;
+    score.square_scores = squareScores;
+    score.num_squares = narrow(squares);
+    QuadtreeMergeArguments merge;
+    merge.scores = scores;
+    merge.square_scores = squareScores;
+    merge.num_squares = narrow(squares);
+    merge.num_merged = mAttributes.numMerged;
+    auto pack = normalising<QuadtreePackArguments>(in);
+    pack.scores = scores;
+    pack.rows = rows;
+    pack.row_of_token = rowOfToken;
+    pack.num_squares = narrow(squares);
+    pack.num_groups = mAttributes.numGroups;
+    pack.num_merged = mAttributes.numMerged;
+    pack.num_rows = narrow(mRows);
+    return mQuadtreeScore.launch(stream, ceilDivide(squares, mQuadtreeScore.block()), mBatch, score) &&
+           mQuadtreeMerge.launch(stream, ceilDivide(squares, mQuadtreeMerge.block()), mBatch, merge) &&
+           mQuadtreePack.launch(stream, ceilDivide(squares, mQuadtreePack.block()), mBatch, pack);
   }
 
   bool launchGiven(void const* const* in, void* rows, void* rowOfToken, cudaStream_t stream) const {
@@ -217,11 +280,7 @@ class RoutedMlpPack final : public Plugin {
       logError(std::string(mPack.name) + ": row_of_token was not filled: " + mDriver->describe(cleared));
       return false;
     }
-    GivenArguments arguments;
-    arguments.x = in[kX];
-    arguments.weight = in[kWeight];
-    arguments.bias = in[kBias];
-    arguments.epsilon = mAttributes.epsilon;
+    auto arguments = normalising<GivenArguments>(in);
     arguments.keep = in[kKeepIndices];
     arguments.keep_stride = narrow(mKeepStride);
     arguments.rows = rows;
@@ -239,20 +298,24 @@ class RoutedMlpPack final : public Plugin {
   TypedKernel<ScoreArguments> mScore;
   TypedKernel<SobelArguments> mSobel;
   TypedKernel<PackArguments> mPackKernel;
+  TypedKernel<QuadtreeScoreArguments> mQuadtreeScore;
+  TypedKernel<QuadtreeMergeArguments> mQuadtreeMerge;
+  TypedKernel<QuadtreePackArguments> mQuadtreePack;
   TypedKernel<GivenArguments> mGiven;
 };
 
 }  // namespace
 
 std::vector<std::unique_ptr<IPluginCreatorInterface>> routedMlpPackCreators() {
-  std::vector<FieldName> const fields{{"epsilon", PluginFieldType::kFLOAT32}, {"num_groups", PluginFieldType::kINT32}};
   std::vector<std::unique_ptr<IPluginCreatorInterface>> creators;
   for (auto const& pack : kPacks) {
-    creators.push_back(std::make_unique<Creator>(pack.name, fields, [&pack](Fields& given) -> IPluginV3* {
+    creators.push_back(std::make_unique<Creator>(pack.name, fieldsOf(pack), [&pack](Fields& given) -> IPluginV3* {
       bool const listed = pack.selection == Pack::Selection::given;
+      bool const squares = pack.selection == Pack::Selection::quadtree;
       float const epsilon = given.positive("epsilon");
       std::int32_t const groups = given.integer("num_groups", 0, listed ? 0 : INT32_MAX / kGroup);
-      return new (std::nothrow) RoutedMlpPack(pack, {epsilon, groups});
+      std::int32_t const merged = squares ? given.integer("num_merged", 0, INT32_MAX / kSquare) : 0;
+      return new (std::nothrow) RoutedMlpPack(pack, {epsilon, groups, merged});
     }));
   }
   return creators;

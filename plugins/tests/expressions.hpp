@@ -51,6 +51,8 @@ class ExpressionBuilder : public nvinfer1::IExprBuilder {
       switch (operation) {
         case nvinfer1::DimensionOperation::kSUM:
           return constant(a + b);
+        case nvinfer1::DimensionOperation::kSUB:
+          return constant(a - b);
         case nvinfer1::DimensionOperation::kFLOOR_DIV:
           return constant(a / b);
         default:

@@ -139,18 +139,27 @@ def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Te
 
 
 def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
+    """How rows are chosen at `DENSITY`, so that no rounding can change the choice, see `clear_cut`."""
     (x, weight, bias), num_tokens = stream, GRID_SIZE**2
     if selection == "given":
         kept = order.lattice_sequence(num_tokens)[None, : density.kept_tokens(DENSITY, num_tokens, whole_groups=False)]
         return Route("given", share=False, keep_indices=_table(kept, x.device))
-    tables = {}
     if selection == "sobel":
         tables = global_tables(x.device)
         del tables["rel_index"]
-        scores = group_sobel(x, **tables)
-    else:
-        scores = group_variance(F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON))
-    return Route(selection, True, clear_cut(scores[0], density.shared_groups(DENSITY, num_tokens)), **tables)
+        num_groups = clear_cut(group_sobel(x, **tables)[0], density.shared_groups(DENSITY, num_tokens))
+        return Route(selection, True, num_groups, **tables)
+    y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON)
+    scores = group_variance(y)[0]
+    if selection == "variance":
+        return Route(selection, True, clear_cut(scores, density.shared_groups(DENSITY, num_tokens)))
+    num_groups, num_merged = density.shared_quadtree(DENSITY, num_tokens)
+    squares = group_variance(y, order.SQUARE)[0]
+    num_whole = clear_cut(squares, len(squares) - num_merged)
+    merged = torch.zeros_like(squares, dtype=torch.bool)
+    merged[squares.argsort(descending=True)[num_whole:]] = True
+    unmerged = scores[~merged.repeat_interleave(order.SQUARE // order.GROUP)]
+    return Route(selection, True, clear_cut(unmerged, num_groups), int(merged.sum()))
 
 
 def clear_cut(scores: Tensor, wanted: int) -> int:
@@ -195,6 +204,9 @@ WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
     "routed_mlp.score": partial(_pack, selection="variance"),
     "routed_mlp.sobel": partial(_pack, selection="sobel"),
     "routed_mlp.pack": partial(_pack, selection="variance"),
+    "routed_mlp.quadtree_score": partial(_pack, selection="quadtree"),
+    "routed_mlp.quadtree_merge": partial(_pack, selection="quadtree"),
+    "routed_mlp.quadtree_pack": partial(_pack, selection="quadtree"),
     "routed_mlp.given": partial(_pack, selection="given"),
     "routed_mlp.unpack": _unpack,
 }

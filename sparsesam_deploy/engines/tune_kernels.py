@@ -24,6 +24,7 @@ from ..ops.launch import (
     read_settings,
     write_settings,
 )
+from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
 from ..ops.triton_language import INTERPRETED, require_triton
 from ..progress import Advance, Stages
 from .kernel_workloads import WORKLOADS, Workload, width_of
@@ -76,6 +77,10 @@ GRIDS: dict[str, Grid] = {
     # 256 channels at a time: four sums, and the twelve rows of one step
     "routed_mlp.sobel": replace(GROUPS, values=lambda embed_dim: 16 * min(256, _power_of_two(embed_dim))),
     "routed_mlp.pack": GROUPS,
+    # a group of each square at a time, and the square's mean
+    "routed_mlp.quadtree_score": replace(GROUPS, values=lambda embed_dim: 5 * _power_of_two(embed_dim)),
+    "routed_mlp.quadtree_merge": replace(GROUPS, values=lambda embed_dim: RANK_CHUNK),
+    "routed_mlp.quadtree_pack": replace(GROUPS, values=lambda embed_dim: 5 * _power_of_two(embed_dim)),
     "routed_mlp.given": ROWS,
     "routed_mlp.unpack": ROWS,
 }

@@ -10,7 +10,7 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
-from ..ops.routed_mlp import Route, group_sobel, group_variance, require_kernels, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
 from .config import GRID_SIZE, SparsityConfig
@@ -45,7 +45,6 @@ class RoutedMlp(DenseMlp):
 
     Raises:
         DensityError: ``mlp_density`` leaves nothing to compute.
-        InvalidInput: ``backend`` has no kernels for the routing.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class RoutedMlp(DenseMlp):
         family, _, score = sparsity.routing.partition("-")
         self.share, self.by_group_rank = family == "share", score == "group-rank"
         self.selection = score if score in ("variance", "sobel", "quadtree") else "given"
-        require_kernels(self.selection, backend)
         self.num_merged = 0
         if self.share:
             if score == "quadtree":

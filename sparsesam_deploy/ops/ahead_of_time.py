@@ -19,7 +19,7 @@ import torch
 
 from ..errors import EnvironmentProblem
 from .launch import settings_for
-from .routed_mlp import triton as routed_mlp
+from .routed_mlp.kernels import pack, quadtree, scores
 from .stripe_attention import Stripe
 from .stripe_attention.kernels import lattice, listed, relative_terms, window
 from .triton_language import COUNT, INTERPRETED, require_triton
@@ -28,7 +28,7 @@ CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPUs that the plugin library carries machine code for."""
 GRID_SIZE, WINDOW_SIZE = 64, 14
 INT32_TABLES = {"perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token"}
-FLOAT32_SCRATCH = {"terms", "scratch", "scores"}
+FLOAT32_SCRATCH = {"terms", "scratch", "scores", "square_scores"}
 FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
 
 
@@ -134,19 +134,20 @@ def routed_mlp_variants(embed_dim: int) -> list[Variant]:
     width = 1 << (embed_dim - 1).bit_length()
 
     def variant(name: str, kernel: Any, setting: str = "", **constants: Any) -> Variant:
-        constants = {"CHANNELS": embed_dim, "WIDTH": width, **constants}
-        return Variant(
-            name, f"routed_mlp.{setting or name}", kernel, embed_dim, lambda block: {**constants, "BLOCK": block}
-        )
+        setting = f"routed_mlp.{setting or name}"
+        return Variant(name, setting, kernel, embed_dim, lambda block: {**constants, "BLOCK": block})
 
-    pack = partial(variant, kernel=routed_mlp._pack_kernel, setting="pack", CHUNK=routed_mlp.RANK_CHUNK)
+    row, ranked = {"CHANNELS": embed_dim, "WIDTH": width}, {"CHUNK": pack.RANK_CHUNK}
     return [
-        variant("score", routed_mlp._score_kernel),
-        variant("sobel", routed_mlp._sobel_kernel, WIDTH=min(width, routed_mlp.SOBEL_CHANNELS)),
-        pack("pack_share", SHARE=True),
-        pack("pack_skip", SHARE=False),
-        variant("given", routed_mlp._given_kernel),
-        variant("unpack", routed_mlp._unpack_kernel),
+        variant("score", scores._score_kernel, **row),
+        variant("sobel", scores._sobel_kernel, CHANNELS=embed_dim, WIDTH=min(width, scores.SOBEL_CHANNELS)),
+        variant("pack_share", pack._pack_kernel, "pack", **row, **ranked, SHARE=True),
+        variant("pack_skip", pack._pack_kernel, "pack", **row, **ranked, SHARE=False),
+        variant("quadtree_score", quadtree._quadtree_score_kernel, **row),
+        variant("quadtree_merge", quadtree._quadtree_merge_kernel, **ranked),
+        variant("quadtree_pack", quadtree._quadtree_pack_kernel, **row, **ranked),
+        variant("given", pack._given_kernel, **row),
+        variant("unpack", pack._unpack_kernel, **row),
     ]
 
 

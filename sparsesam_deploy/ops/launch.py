@@ -35,7 +35,7 @@ class Launch:
         kernel: name of the kernel.
         compute_capability: such as ``9.0``; ``any`` where no entry names the GPU.
         width: head_dim of an attention, embed_dim of everything else; 0 for any.
-        block: rows (queries, tokens or groups) that one program computes.
+        block: rows (queries, tokens, groups or squares) that one program computes.
         num_warps, num_stages: Triton's launch options.
         measured: what chose these settings: time and circumstances, or ``not measured``.
     """

@@ -67,7 +67,7 @@ def test_all_of_it_on_a_small_network(pretended_clock, monkeypatch):
     monkeypatch.setattr(encoder_speed, "kernel_times", lambda call: {"total_us": 0.0})
     seen = []
     cpu = torch.device("cpu")
-    results = bench(SMALLEST, (1,), cpu, torch.float32, (), report=lambda results: seen.append(len(results["rows"])))
+    results = bench(SMALLEST, (1,), cpu, torch.float32, {}, report=lambda results: seen.append(len(results["rows"])))
     assert seen == [1, 2, 3, 3]
     assert [row["name"] for row in results["rows"]] == [EAGER, GRAPH, DEFAULT]
     ours = results["rows"][-1]
@@ -86,7 +86,7 @@ def test_a_wrong_encoder_gets_no_time(pretended_clock, monkeypatch):
     monkeypatch.setattr(encoder_speed, "eager_error", lambda *arguments: 1.0)
     monkeypatch.setattr(encoder_speed, "our_error", lambda *arguments: 1.0)
     monkeypatch.setattr(encoder_speed, "time_floor", lambda *arguments: {"median": 1.0})
-    results = bench(SMALLEST, (1,), torch.device("cpu"), torch.float32, ())
+    results = bench(SMALLEST, (1,), torch.device("cpu"), torch.float32, {})
     assert {row["status"] for row in results["rows"]} == {"failed"}
     assert all(row["timing"] is row["peak_mib"] is row["speed_up"] is None for row in results["rows"])
     assert encoder_speed.any_failed(results)

@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from sparsesam_deploy.errors import InvalidInput
-from sparsesam_deploy.model.attention import ImageState
+from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.model.mlp import RoutedMlp
 from tests.helpers import TINY, random_sam
 from tests.networks import noise_image, relative_error
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
 SPARSITY = SparsityConfig(windowed_density=0.5, windowed_routing="share-variance")
 """One windowed block is dense, the other shares rows; all else is as by default."""
+QUADTREE = SparsityConfig(mlp_density=0.3, routing="share-quadtree")
 
 
 @torch.inference_mode()
@@ -33,11 +35,20 @@ def test_kernels_compute_the_reference(monkeypatch, tmp_path):
         assert relative_error(found, expected) <= 1e-5, f"stream {index}"
 
 
-def test_a_routing_without_kernels_is_refused_at_once():
-    image_encoder, sparsity = random_sam(TINY).image_encoder, SparsityConfig(routing="share-quadtree")
-    with pytest.raises(InvalidInput, match=r"^share-quadtree has no Triton kernels; use .*share-variance\.$"):
-        SparseSamEncoder(image_encoder, TINY, sparsity, backend="triton")
-    SparseSamEncoder(image_encoder, TINY, SparsityConfig(mlp_density=1.0, routing="share-quadtree"), backend="triton")
+@torch.inference_mode()
+def test_a_quadtree_on_kernels_computes_the_reference(monkeypatch, tmp_path):
+    """Its MLP alone, on the stream of a whole image; for the rest of the encoder see above."""
+    launch_in_blocks(monkeypatch, tmp_path, 256)
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.randn(1, NUM_TOKENS // 4, 1, generator=generator).exp().repeat_interleave(4, 1)
+    x = (strength * torch.randn(1, NUM_TOKENS, TINY.embed_dim, generator=generator)).to(DEVICE)
+    image_encoder, found = random_sam(TINY).image_encoder.to(DEVICE), {}
+    for backend in ("reference", "triton"):
+        encoder = SparseSamEncoder(image_encoder, TINY, QUADTREE, backend=backend)
+        (mlp,) = (block.mlp for block in encoder.blocks if isinstance(block.mlp, RoutedMlp))
+        assert mlp.num_merged
+        found[backend] = mlp(x, ImageState()) - x
+    assert relative_error(found["triton"], found["reference"]) <= 1e-5
 
 
 def test_an_encoder_on_the_cpu_is_refused_without_the_interpreter(monkeypatch):

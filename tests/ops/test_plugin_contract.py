@@ -23,7 +23,7 @@ def table(heading: str) -> list[list[str]]:
 
 
 def test_nodes_are_those_of_the_code():
-    rows = [*table("Nodes"), *table("Nodes without a plugin")]
+    rows = table("Nodes")
     documented = {name: (tuple(i.split()), tuple(a.split()), tuple(o.split())) for name, i, a, o in rows}
     in_code = {pattern.node_type: (pattern.inputs, ATTRIBUTES, ("out",)) for pattern in PATTERNS}
     in_code |= {pack.node_type: (pack.inputs, pack.attributes, ("rows", "row_of_token")) for pack in PACKS}
@@ -36,7 +36,7 @@ def test_nodes_are_those_of_the_code():
 
 
 def test_plugins_are_those_of_the_library():
-    """The sources name a plugin for every node of the first table and for none of the second."""
+    """The sources name a plugin for every node of the table and for no other."""
     sources = "".join(path.read_text() for path in SOURCES.glob("*.cpp"))
     assert set(re.findall(r'"((?:StripeAttention|RoutedMlp)\w*)"', sources)) == {name for name, *_ in table("Nodes")}
 
@@ -48,8 +48,7 @@ def test_what_plugins_are_tried_with_is_what_they_implement():
 
 def test_every_tensor_is_described_once():
     described = [name for name, *_ in table("Tensors")]
-    rows = [*table("Nodes"), *table("Nodes without a plugin")]
-    used = {name for _, inputs, _, outputs in rows for name in (*inputs.split(), *outputs.split())}
+    used = {name for _, inputs, _, outputs in table("Nodes") for name in (*inputs.split(), *outputs.split())}
     assert sorted(described) == sorted(used)
     assert set(NODE_INPUTS) <= used
 

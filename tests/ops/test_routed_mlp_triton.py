@@ -11,25 +11,22 @@ from torch import Tensor
 
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.ops.launch import SETTINGS_VARIABLE
-from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, reference, routed_mlp_pack
+from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, reference
 from sparsesam_deploy.ops.routed_mlp import triton as kernels
-from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, Pack
+from sparsesam_deploy.ops.routed_mlp.kernels.quadtree import _quadtree_score_kernel
+from sparsesam_deploy.ops.routed_mlp.onnx import Pack
 from tests.ops import test_routed_mlp as cases
 from tests.ops.kernels import DEVICE, KERNEL_TOLERANCE, launch_in_blocks
 from tests.ops.nodes import DTYPES, relative_error
-from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, make_route, make_stream
+from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, by_group, make_route, make_stream, packs
 from tests.oracle import z_curve
 
 pytest.importorskip("triton")
 
 GUARD = 64
-SEED = {"variance": 64, "sobel": 105}
+SEED = {"variance": 64, "quadtree": 64, "sobel": 105}
 """Of 4096 tokens whose scores are far enough apart."""
-QUADTREE = Pack("quadtree", True)
-packs = pytest.mark.parametrize("pack", [pack for pack in PACKS if pack != QUADTREE], ids=lambda pack: pack.node_type)
-groups = pytest.mark.parametrize(
-    "pack", [pack for pack in PACKS if pack not in (QUADTREE, Pack("given", False))], ids=lambda pack: pack.node_type
-)
+groups = pytest.mark.parametrize("pack", by_group, ids=lambda pack: pack.node_type)
 
 
 @pytest.fixture(autouse=True)
@@ -112,10 +109,12 @@ def test_from_none_to_all_groups(pack: Pack, num_groups: int):
 @pytest.mark.parametrize("block", (8, 64), ids="block-{}".format)
 @groups
 def test_ties_go_to_the_lower_index(pack: Pack, block: int, monkeypatch, tmp_path):
-    """Three kinds of cells, of equal scores within a kind and mixed over the image, wherever programs begin."""
+    """Three kinds of cells, or squares, equal within a kind and mixed over the image, wherever programs begin."""
     launch_in_blocks(monkeypatch, tmp_path, block)
     _, weight, bias = make_stream()
-    kind = torch.randint(3, (1, NUM_ALL), generator=torch.Generator().manual_seed(3))
+    alike = 4 if pack.selection == "quadtree" else 1
+    kind = torch.randint(3, (1, NUM_ALL // alike), generator=torch.Generator().manual_seed(3))
+    kind = kind.repeat_interleave(alike, 1)
     x = torch.zeros(1, NUM_ALL, 4, cases.CHANNELS)
     x[:, :, 0, ::2] = kind[..., None].float()
     if pack.selection == "sobel":  # neighbours count: an image of equal values has equal scores but at its border
@@ -129,9 +128,9 @@ def test_ties_go_to_the_lower_index(pack: Pack, block: int, monkeypatch, tmp_pat
         assert found[1][0, ::4].argsort(stable=True)[:40].tolist() == ranked[:40]
 
 
-@pytest.mark.parametrize("selection", ("variance", "sobel"))
+@pytest.mark.parametrize("selection", SEED)
 def test_choice_among_4096_tokens(selection: str):
-    """The real grid: every group in the reference's place, among scores that float32 tells apart."""
+    """The real grid: every group and square in the reference's place, among scores that float32 tells apart."""
     channels, perm = 16, z_curve(64)
     tables = {"perm": perm, "inv_perm": perm.argsort()}
     generator = torch.Generator().manual_seed(SEED[selection])
@@ -139,14 +138,47 @@ def test_choice_among_4096_tokens(selection: str):
     x = (strength * torch.randn(1, 1024, 4, channels, generator=generator)).flatten(1, 2)
     x += 3 * torch.randn(1, 1, channels, generator=generator)
     weight, bias = torch.ones(channels), torch.zeros(channels)
-    if selection == "variance":
-        scores = group_variance(F.layer_norm(x.double(), (channels,), eps=EPSILON))[0]
+    if selection == "sobel":
+        levels = [group_sobel(x, tables["perm"], tables["inv_perm"])[0].double()]
     else:
-        scores = group_sobel(x, tables["perm"], tables["inv_perm"])[0].double()
-    scores = scores.sort().values
-    assert ((scores[1:] - scores[:-1]) / scores[1:]).min() > 4e-6
-    route = Route(selection, share=True, num_groups=300, **tables)
+        y = F.layer_norm(x.double(), (channels,), eps=EPSILON)
+        levels = [group_variance(y, size)[0] for size in ((4, 16) if selection == "quadtree" else (4,))]
+    for scores in levels:
+        scores = scores.sort().values
+        assert ((scores[1:] - scores[:-1]) / scores[1:]).min() > 4e-6
+    num_merged = 128 if selection == "quadtree" else 0
+    route = Route(selection, share=True, num_groups=300, num_merged=num_merged, **tables)
     assert_same_rows(pack_rows(x, weight, bias, route), reference.routed_mlp_pack(x, weight, bias, EPSILON, route))
+
+
+@pytest.mark.parametrize(("num_groups", "num_merged"), ((0, 0), (20, 0), (20, 1), (1, 15), (4, 15), (0, 16)))
+def test_quadtree_counts(num_groups: int, num_merged: int):
+    """Nothing merged, which is share-variance, everything merged, and no flat group left."""
+    stream, route = make_stream(), Route("quadtree", True, num_groups, num_merged)
+    rows, row_of_token = pack_rows(*stream, route)
+    assert_same_rows((rows, row_of_token), reference.routed_mlp_pack(*stream, EPSILON, route))
+    received = unpack_rows(torch.zeros_like(stream[0]), rows, row_of_token)
+    assert relative_error(received, cases.expected_updates(*stream, route)) <= KERNEL_TOLERANCE["fp32"]
+    if not num_merged:
+        variance = pack_rows(*stream, Route("variance", True, num_groups))
+        assert torch.equal(rows, variance[0]) and torch.equal(row_of_token, variance[1])
+
+
+def test_scores_of_squares():
+    """Against float64, 20 squares in programs of 8; exactly 0 where all rows are equal, of any value."""
+    generator = torch.Generator().manual_seed(4)
+    x = 100 + torch.randn(1, 20, 16, 48, generator=generator) * torch.logspace(-1, 1, 20)[:, None, None]
+    equal = torch.tensor([3, 17])
+    x[:, equal] = torch.randn(1, 2, 1, 48, generator=generator)
+    x, weight, bias = x.flatten(1, 2), *torch.randn(2, 48, generator=generator)
+    expected = group_variance(F.layer_norm(x.double(), (48,), weight.double(), bias.double(), EPSILON), 16)
+    found = torch.full((1, 80), float("nan"), device=DEVICE), torch.full((1, 20), float("nan"), device=DEVICE)
+    stream = (tensor.to(DEVICE) for tensor in (x, weight, bias))
+    _quadtree_score_kernel[(3, 1)](*stream, EPSILON, *found, 20, CHANNELS=48, WIDTH=64, BLOCK=8)
+    groups, squares = (scores.cpu() for scores in found)
+    assert torch.equal(squares[:, equal], torch.zeros(1, 2)) and not groups.unflatten(1, (20, 4))[:, equal].any()
+    others = [square for square in range(20) if square not in equal]
+    torch.testing.assert_close(squares[:, others].double(), expected[:, others], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("num_groups", (0, 20), ids="groups-{}".format)
@@ -197,13 +229,19 @@ def test_large_offset_and_constant_rows(pack: Pack, dtype: str):
 
 @pytest.mark.parametrize("block", (16, 64), ids="block-{}".format)
 def test_blocks_that_do_not_divide(block: int, monkeypatch, tmp_path):
-    """65 groups, 37 kept rows and 260 tokens; each image of the batch is its own."""
+    """65 groups, 37 kept rows and 260 tokens, or 17 squares; each image of the batch is its own."""
     launch_in_blocks(monkeypatch, tmp_path, block)
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(2, 260, 24, generator=generator)
+    tokens = torch.randn(2, 272, 24, generator=generator)
     weight, bias = torch.randn(2, 24, generator=generator)
     keep = torch.stack([torch.randperm(260, generator=generator)[:37] for _ in range(2)])
-    for route in (Route("variance", True, 13), Route("variance", False, 13), Route("given", False, keep_indices=keep)):
+    for num_tokens, route in (
+        (260, Route("variance", True, 13)),
+        (260, Route("variance", False, 13)),
+        (260, Route("given", False, keep_indices=keep)),
+        (272, Route("quadtree", True, 13, 5)),
+    ):
+        x = tokens[:, :num_tokens].contiguous()
         found = pack_rows(x, weight, bias, route)
         expected = reference.routed_mlp_pack(x, weight, bias, EPSILON, route)
         assert_same_rows(found, expected)
@@ -246,11 +284,12 @@ def test_launch_settings_as_shipped(pack: Pack, monkeypatch):
     """Of few tokens, because of the interpreter."""
     monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
     x, weight, bias = make_stream()
-    stream = (x[:, :16].contiguous(), weight, bias)
+    quadtree = pack.selection == "quadtree"
+    stream = (x[:, : 48 if quadtree else 16].contiguous(), weight, bias)
     perm = z_curve(4)
     tables = {"perm": perm, "inv_perm": perm.argsort()} if pack.selection == "sobel" else {}
     keep = torch.arange(3, 12)[None] if pack.selection == "given" else None
-    route = Route(pack.selection, pack.share, 2, keep_indices=keep, **tables)
+    route = Route(pack.selection, pack.share, 2, 2 if quadtree else 0, keep_indices=keep, **tables)
     found, expected = pack_rows(*stream, route), reference.routed_mlp_pack(*stream, EPSILON, route)
     assert_same_rows(found, expected)
     out = unpack_rows(stream[0], *found)
@@ -266,20 +305,24 @@ def test_launch_settings_as_shipped(pack: Pack, monkeypatch):
         ({"bias": lambda bias: bias[::2].repeat_interleave(2)[None]}, "bias has shape .1, 48."),
         ({"num_groups": lambda _: NUM_ALL + 1}, "num_groups 65"),
         ({"num_groups": lambda _: -1}, "num_groups -1"),
+        ({"num_merged": lambda _: 1}, "num_merged 1 .* between 0 and 0"),
+        ({"selection": lambda _: "quadtree", "x": lambda x: x[:, :252].contiguous()}, "252 tokens .*multiple of 16"),
+        ({"selection": lambda _: "quadtree", "num_merged": lambda _: 15}, "num_merged 15 .* between 0 and 14"),
+        ({"selection": lambda _: "quadtree", "num_merged": lambda _: -1}, "num_merged -1"),
+        ({"selection": lambda _: "quadtree", "num_groups": lambda _: 70}, "num_groups 70"),
     ),
-    ids=("strided", "tokens", "weight", "bias", "groups", "negative"),
+    ids=(
+        *("strided", "tokens", "weight", "bias", "groups", "negative"),
+        *("merged", "quadtree-tokens", "quadtree-merged", "quadtree-negative", "quadtree-groups"),
+    ),
 )
 def test_what_kernels_cannot_read_is_refused(change: dict, message: str):
-    values = dict(zip(("x", "weight", "bias"), make_stream(), strict=True)) | {"num_groups": 5}
+    values = dict(zip(("x", "weight", "bias"), make_stream(), strict=True))
+    values |= {"selection": "variance", "num_groups": 5, "num_merged": 0}
     values |= {name: edit(values[name]) for name, edit in change.items()}
-    *stream, num_groups = values.values()
+    *stream, selection, num_groups, num_merged = values.values()
     with pytest.raises(InvalidInput, match=message):
-        pack_rows(*stream, Route("variance", True, num_groups))
-
-
-def test_a_selection_without_kernels_is_refused():
-    with pytest.raises(InvalidInput, match="share-quadtree has no Triton kernels"):
-        routed_mlp_pack(*make_stream(), EPSILON, make_route(QUADTREE), backend="triton")
+        pack_rows(*stream, Route(selection, True, num_groups, num_merged))
 
 
 @pytest.mark.parametrize("name", ("update", "row_of_token"))

@@ -52,7 +52,15 @@ def single_nodes(model: onnx.ModelProto, folder) -> dict[str, onnx.NodeProto]:
     return files
 
 
-@pytest.mark.parametrize("sparsity", [PRESETS["default"], PRESETS["paper"], SparsityConfig(routing="skip-sobel")])
+SPARSITIES = {
+    "default": PRESETS["default"],
+    "paper": PRESETS["paper"],
+    "skip-sobel": SparsityConfig(routing="skip-sobel"),
+    "share-quadtree": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
+}
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES.values(), ids=SPARSITIES)
 def test_every_attribute_arrives(sparsity, build, tmp_path):
     files = single_nodes(export(tmp_path, sparsity).load(), tmp_path)
     assert files

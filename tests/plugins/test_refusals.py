@@ -24,6 +24,11 @@ def packed() -> Node:
     return pack_node("share, variance", NANO, torch.float16, 1)
 
 
+@pytest.fixture(scope="module")
+def quadtree() -> Node:
+    return pack_node("share, quadtree", NANO, torch.float16, 1)
+
+
 def describe(build, node: Node, batch: int = 1) -> list[str]:
     script = [*node_script(node.node_type, node.attributes), *input_lines(node), f"describe {batch}"]
     return run_host(build, script)
@@ -100,6 +105,24 @@ def test_more_images_than_the_grid_has(build, packed):
 
 def test_more_groups_than_there_are(build, packed):
     assert "num_groups is 1025, but x of shape (1, 4096, 192)" in refusal(build, changed(packed, {"num_groups": 1025}))
+
+
+def test_more_squares_than_groups_leave(build, quadtree):
+    node = changed(quadtree, {"num_groups": 1001, "num_merged": 6})
+    assert "num_merged is 6, but x of shape (1, 4096, 192) has squares of 16 tokens, and num_groups is 1001" in refusal(
+        build, node
+    )
+    assert "configure 0" in describe(build, changed(quadtree, {"num_groups": 1000, "num_merged": 6}))
+
+
+def test_tokens_that_are_no_whole_squares(build, quadtree):
+    node = changed(quadtree, {"num_groups": 0, "num_merged": 1}, x=torch.empty(1, 4092, 192).half())
+    assert "num_merged is 1, but x of shape (1, 4092, 192)" in refusal(build, node)
+
+
+def test_workspace_of_a_quadtree_holds_both_levels_of_scores(build, quadtree):
+    lines = describe(build, quadtree, batch=3)
+    assert f"workspace {3 * (1024 + 256) * 4}" in lines
 
 
 def test_a_weight_of_another_width(build, packed):

@@ -17,10 +17,11 @@ KINDS = {
     "num_heads": "int32",
     "lattice_offsets": "int32",
     "num_groups": "int32",
+    "num_merged": "int32",
     "scale": "float32",
     "epsilon": "float32",
 }
-GOOD = {"num_heads": 6, "scale": 0.125, "lattice_offsets": 0, "epsilon": 1e-6, "num_groups": 0}
+GOOD = {"num_heads": 6, "scale": 0.125, "lattice_offsets": 0, "epsilon": 1e-6, "num_groups": 0, "num_merged": 0}
 ATTRIBUTES = {name: attributes.split() for name, _, attributes, _ in table("Nodes")}
 """By node type, as the contract in ``plugins/README.md`` says."""
 
@@ -75,7 +76,12 @@ def refused() -> list:
                 "null": f"null {name} 0",
                 "two": f"pair {name} 1",
             }
-            values = {"num_heads": (0, -1, 2**30), "lattice_offsets": (-1, 65), "num_groups": (-1,)}
+            values = {
+                "num_heads": (0, -1, 2**30),
+                "lattice_offsets": (-1, 65),
+                "num_groups": (-1,),
+                "num_merged": (-1, 2**30),
+            }
             for value in values.get(name, ("nan", "inf", 0, -1)):
                 bad[f"{value}"] = f"{KINDS[name]} {name} {value}"
             cases += [

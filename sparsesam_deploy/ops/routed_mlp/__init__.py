@@ -2,27 +2,19 @@
 
 from torch import Tensor
 
-from ...errors import InvalidInput
 from ..backend import Backend
 from . import reference, triton
 from .reference import Route, group_sobel, group_variance
 
-__all__ = ["Route", "group_sobel", "group_variance", "require_kernels", "routed_mlp_pack", "routed_mlp_unpack"]
+__all__ = ["Route", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
 
 IMPLEMENTATIONS = {"reference": reference, "triton": triton}
-
-
-def require_kernels(selection: str, backend: Backend) -> None:
-    """Raise InvalidInput unless ``backend`` can select rows this way (`Route.selection`)."""
-    if backend == "triton" and selection == "quadtree":
-        raise InvalidInput("share-quadtree has no Triton kernels; use backend reference or routing share-variance.")
 
 
 def routed_mlp_pack(
     x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route, backend: Backend = "reference"
 ) -> tuple[Tensor, Tensor]:
     """Rows to compute and each token's row; arguments as in `reference.routed_mlp_pack`, errors as in `triton`'s."""
-    require_kernels(route.selection, backend)
     return IMPLEMENTATIONS[backend].routed_mlp_pack(x, weight, bias, epsilon, route)
 
 

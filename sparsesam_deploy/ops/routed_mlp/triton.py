@@ -1,8 +1,9 @@
 """``routed_mlp_pack`` and ``routed_mlp_unpack`` as Triton kernels; `reference` defines what they compute.
 
 The residual stream x is large, scores are small: one kernel reduces x to a score per group, the next ranks the groups
-and normalises again only the rows it writes. norm2(x) is never stored, nothing is sorted, and nothing waits for the
-GPU. Where a kernel says what it moves, "the stream" is x once, N * C elements per image.
+and normalises again only the rows it writes; ``quadtree`` has one between them that ranks its squares. norm2(x) is
+never stored, nothing is sorted, and nothing waits for the GPU. Where a kernel says what it moves, "the stream" is x
+once, N * C elements per image.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ from torch import Tensor
 
 from ...errors import InvalidInput
 from ..launch import launch_settings
-from ..triton_language import jit, kernel, require_launchable, tl, triton
-from .reference import GROUP, Route, num_packed_rows
-
-RANK_CHUNK = 256
-"""Scores that a program compares its own with at a time."""
-SOBEL_CHANNELS = 256
-"""Channels that a program of the Sobel kernel holds at a time, for all neighbours of its groups."""
+from ..triton_language import require_launchable, triton
+from .kernels.pack import RANK_CHUNK, _given_kernel, _pack_kernel, _unpack_kernel
+from .kernels.quadtree import _quadtree_merge_kernel, _quadtree_pack_kernel, _quadtree_score_kernel
+from .kernels.scores import SOBEL_CHANNELS, _score_kernel, _sobel_kernel
+from .reference import GROUP, SQUARE, Route, num_packed_rows
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
@@ -41,40 +40,51 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
 
     Raises:
         InvalidInput: a tensor is not contiguous, or has another shape or device than x asks for; ``num_groups`` is
-            not between 0 and N / 4; x is on the CPU.
+            not between 0 and N / 4, or ``num_merged`` not between 0 and what they leave whole; x is on the CPU.
         EnvironmentProblem: Triton is not installed.
     """
     _require(x, weight=(weight, x.shape[2:]), bias=(bias, x.shape[2:]))
-    batch, num_tokens, channels = x.shape
-    norm, width = (weight, bias, epsilon), triton.next_power_of_2(channels)
-    num_rows = num_packed_rows(num_tokens, route.selection, route.share, route.num_groups, route.keep_indices)
-
+    norm = (x, weight, bias, epsilon)
     if route.selection == "given":
-        keep = route.keep_indices.contiguous()
-        _require(x, keep_indices=(keep, (1 if len(keep) == 1 else batch, num_rows)))
-        rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
-        row_of_token = torch.full((batch, num_tokens), num_rows, dtype=torch.int32, device=x.device)
-        given = (keep, keep.expand(batch, -1).stride(0), rows, row_of_token, num_tokens, num_rows)
-        _launch(_given_kernel, "given", num_rows, x, *norm, *given, WIDTH=width)
-        return rows, row_of_token
-
-    num_all = num_tokens // GROUP
-    if num_tokens % GROUP or not 0 <= route.num_groups <= num_all:
-        raise InvalidInput(
-            f"num_groups {route.num_groups} of {num_tokens} tokens cannot be selected; give a multiple of {GROUP} "
-            f"tokens, {GROUP} to a group, and a num_groups between 0 and {num_all}."
-        )
-    scores = torch.empty((batch, num_all), dtype=torch.float32, device=x.device)
-    if route.selection == "variance":
-        _launch(_score_kernel, "score", num_all, x, *norm, scores, num_all, WIDTH=width)
-    else:
-        _require(x, perm=(route.perm, (num_tokens,)), inv_perm=(route.inv_perm, (num_tokens,)))
-        sobel = (route.perm, route.inv_perm, scores, num_all, isqrt(num_tokens))
-        _launch(_sobel_kernel, "sobel", num_all, x, *sobel, WIDTH=min(width, SOBEL_CHANNELS))
+        return _pack_given(*norm, route)
+    batch, num_tokens, channels = x.shape
+    _require_counts(num_tokens, route)
+    num_groups, num_merged = route.num_groups, route.num_merged
+    num_all, num_squares = num_tokens // GROUP, num_tokens // SQUARE
+    num_rows = num_packed_rows(num_tokens, route.selection, route.share, num_groups, None, num_merged)
     rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
     row_of_token = torch.empty((batch, num_tokens), dtype=torch.int32, device=x.device)
-    pack = (scores, rows, row_of_token, num_all, route.num_groups, num_rows)
-    _launch(_pack_kernel, "pack", num_all, x, *norm, *pack, WIDTH=width, CHUNK=RANK_CHUNK, SHARE=route.share)
+    scores = torch.empty((batch, num_all), dtype=torch.float32, device=x.device)
+    pack, ranked = (*norm, scores, rows, row_of_token), {"CHUNK": RANK_CHUNK}
+
+    if route.selection == "quadtree":
+        both = (scores, torch.empty((batch, num_squares), dtype=torch.float32, device=x.device), num_squares)
+        _launch(_quadtree_score_kernel, "quadtree_score", num_squares, x, *norm, *both, **_width(x))
+        _launch(_quadtree_merge_kernel, "quadtree_merge", num_squares, x, *both, num_merged, **ranked)
+        pack = (*pack, num_squares, num_groups, num_merged, num_rows)
+        _launch(_quadtree_pack_kernel, "quadtree_pack", num_squares, x, *pack, **_width(x), **ranked)
+        return rows, row_of_token
+
+    if route.selection == "variance":
+        _launch(_score_kernel, "score", num_all, x, *norm, scores, num_all, **_width(x))
+    else:
+        _require(x, perm=(route.perm, (num_tokens,)), inv_perm=(route.inv_perm, (num_tokens,)))
+        sobel = (x, route.perm, route.inv_perm, scores, num_all, isqrt(num_tokens))
+        _launch(_sobel_kernel, "sobel", num_all, x, *sobel, **_width(x, SOBEL_CHANNELS))
+    pack = (*pack, num_all, num_groups, num_rows)
+    _launch(_pack_kernel, "pack", num_all, x, *pack, **_width(x), **ranked, SHARE=route.share)
+    return rows, row_of_token
+
+
+def _pack_given(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
+    """`routed_mlp_pack` of the tokens in ``route.keep_indices``."""
+    (batch, num_tokens, channels), num_rows = x.shape, route.keep_indices.shape[1]
+    keep = route.keep_indices.contiguous()
+    _require(x, keep_indices=(keep, (1 if len(keep) == 1 else batch, num_rows)))
+    rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
+    row_of_token = torch.full((batch, num_tokens), num_rows, dtype=torch.int32, device=x.device)
+    given = (keep, keep.expand(batch, -1).stride(0), rows, row_of_token, num_tokens, num_rows)
+    _launch(_given_kernel, "given", num_rows, x, x, weight, bias, epsilon, *given, **_width(x))
     return rows, row_of_token
 
 
@@ -98,7 +108,7 @@ def routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor
     _require(x, update=(update, (batch, num_rows, channels)), row_of_token=(row_of_token, (batch, num_tokens)))
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (x, update, row_of_token, out, num_tokens, num_rows)
-    _launch(_unpack_kernel, "unpack", num_tokens, *arguments, WIDTH=triton.next_power_of_2(channels))
+    _launch(_unpack_kernel, "unpack", num_tokens, x, *arguments, **_width(x))
     return out
 
 
@@ -113,203 +123,28 @@ def _require(x: Tensor, **others: tuple[Tensor, tuple[int, ...]]) -> None:
             )
 
 
+def _require_counts(num_tokens: int, route: Route) -> None:
+    """Raise unless the tokens are whole groups, or squares, and as many as ``route`` says."""
+    by_square = route.selection == "quadtree"
+    num_all, size = num_tokens // GROUP, SQUARE if by_square else GROUP
+    most = max(0, num_all - route.num_groups) * GROUP // SQUARE if by_square else 0
+    if num_tokens % size or not 0 <= route.num_groups <= num_all or not 0 <= route.num_merged <= most:
+        raise InvalidInput(
+            f"num_groups {route.num_groups} and num_merged {route.num_merged} of {num_tokens} tokens cannot be "
+            f"selected; give a multiple of {size} tokens, a num_groups between 0 and {num_all}, {GROUP} tokens to a "
+            f"group, and a num_merged between 0 and {most}."
+        )
+
+
+def _width(x: Tensor, most: int | None = None) -> dict[str, int]:
+    """What kernels are compiled for: the channels of ``x``, and how many a program holds at a time."""
+    width = triton.next_power_of_2(x.shape[2])
+    return {"CHANNELS": x.shape[2], "WIDTH": min(width, most or width)}
+
+
 def _launch(function: Any, name: str, count: int, x: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run ``function`` with a program for each block of ``count`` groups, rows or tokens of each image."""
-    batch, _, channels = x.shape
-    launch = launch_settings(f"routed_mlp.{name}", x.device, channels)
-    grid = (triton.cdiv(count, launch.block), batch)
+    """Run ``function`` with a program for each block of ``count`` squares, groups, rows or tokens of each image."""
+    launch = launch_settings(f"routed_mlp.{name}", x.device, x.shape[2])
+    grid = (triton.cdiv(count, launch.block), len(x))
     with torch.cuda.device_of(x):  # Triton launches on the current GPU
-        function[grid](x, *arguments, CHANNELS=channels, BLOCK=launch.block, **constants, **launch.options)
-
-
-@jit
-def _normalised(x, weight, bias, epsilon, row, inside, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """norm2 of rows of x in float32; ``row`` and ``inside`` end in an axis of 1, which becomes WIDTH, 0 past CHANNELS.
-
-    The whole row is in registers, so that the variance is that of centred values. The division is exact, because the
-    mean of equal values must be that value: its error, normalised, would be noise of size 1.
-    """
-    channel = tl.arange(0, WIDTH)
-    exists = channel < CHANNELS
-    values = tl.load(x + row * CHANNELS + channel, mask=inside & exists, other=0.0).to(tl.float32)
-    mean = tl.div_rn(tl.sum(values, -1, keep_dims=True), float(CHANNELS))
-    centred = tl.where(exists, values - mean, 0.0)
-    variance = tl.sum(centred * centred, -1, keep_dims=True) / CHANNELS
-    scale = tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=exists, other=0.0).to(tl.float32)
-    return centred * tl.rsqrt(variance + epsilon) * scale + shift
-
-
-@kernel
-def _score_kernel(
-    x, weight, bias, epsilon, scores, num_all,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """`group_variance` of norm2(x). Reads the stream once."""
-    group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
-    inside = group < num_all
-    row = (4 * group[:, None] + tl.arange(0, 4)[None, :])[:, :, None]
-    x += image * num_all * 4 * CHANNELS
-    y = _normalised(x, weight, bias, epsilon, row, inside[:, None, None], CHANNELS, WIDTH)
-    deviation = y - tl.sum(y, 1, keep_dims=True) / 4
-    score = tl.sum(tl.sum(deviation * deviation, 1), 1)
-    tl.store(scores + image * num_all + group, score, mask=inside)
-
-
-@jit
-def _token(x, inv_perm, row, column, grid_size, channel, CHANNELS: tl.constexpr):
-    """Some channels of the tokens at (row, column) of the grid, float32; 0 outside it."""
-    inside = (row >= 0) & (row < grid_size) & (column >= 0) & (column < grid_size)
-    token = tl.load(inv_perm + row * grid_size + column, mask=inside, other=0).to(tl.int32)
-    mask = inside[:, None] & (channel < CHANNELS)[None, :]
-    return tl.load(x + token[:, None] * CHANNELS + channel[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@jit
-def _across(x, inv_perm, row, column, grid_size, channel, CHANNELS: tl.constexpr):
-    """Difference and smoothed value at (row, column) and (row, column + 1), along the row: four tokens are read."""
-    a = _token(x, inv_perm, row, column - 1, grid_size, channel, CHANNELS)
-    b = _token(x, inv_perm, row, column, grid_size, channel, CHANNELS)
-    c = _token(x, inv_perm, row, column + 1, grid_size, channel, CHANNELS)
-    d = _token(x, inv_perm, row, column + 2, grid_size, channel, CHANNELS)
-    return c - a, a + 2 * b + c, d - b, b + 2 * c + d
-
-
-@jit
-def _squared_gradient(above, here, below, smooth_above, smooth_below):
-    """From the differences along three rows, and the smoothed values of the first and the last."""
-    grad_x = above + 2 * here + below
-    grad_y = smooth_below - smooth_above
-    return grad_x * grad_x + grad_y * grad_y
-
-
-@kernel
-def _sobel_kernel(
-    x, perm, inv_perm, scores, num_all, grid_size,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """`group_sobel` of x, not normalised. Each group reads its 4x4 neighbours, 16 tokens for 4: the stream 4 times, of
-    which all but once should come from a cache, since groups next in order are close.
-    """
-    group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
-    inside = group < num_all
-    member = 4 * group[:, None] + tl.arange(0, 4)[None, :]
-    corner = tl.min(tl.load(perm + member, mask=inside[:, None], other=0).to(tl.int32), 1)
-    row, column = corner // grid_size, corner % grid_size
-    x += image * num_all * 4 * CHANNELS
-    energy0 = tl.zeros([BLOCK, WIDTH], tl.float32)
-    energy1 = tl.zeros([BLOCK, WIDTH], tl.float32)
-    energy2 = tl.zeros([BLOCK, WIDTH], tl.float32)
-    energy3 = tl.zeros([BLOCK, WIDTH], tl.float32)
-    for start in range(0, CHANNELS, WIDTH):
-        channel = start + tl.arange(0, WIDTH)
-        # of the rows from above the cell to below it: difference and smoothed value, on the left and on the right
-        dl0, sl0, dr0, sr0 = _across(x, inv_perm, row - 1, column, grid_size, channel, CHANNELS)
-        dl1, sl1, dr1, sr1 = _across(x, inv_perm, row, column, grid_size, channel, CHANNELS)
-        dl2, sl2, dr2, sr2 = _across(x, inv_perm, row + 1, column, grid_size, channel, CHANNELS)
-        energy0 += _squared_gradient(dl0, dl1, dl2, sl0, sl2)
-        energy1 += _squared_gradient(dr0, dr1, dr2, sr0, sr2)
-        dl3, sl3, dr3, sr3 = _across(x, inv_perm, row + 2, column, grid_size, channel, CHANNELS)
-        energy2 += _squared_gradient(dl1, dl2, dl3, sl1, sl3)
-        energy3 += _squared_gradient(dr1, dr2, dr3, sr1, sr3)
-    upper = tl.sqrt_rn(tl.sum(energy0, 1) / CHANNELS) + tl.sqrt_rn(tl.sum(energy1, 1) / CHANNELS)
-    lower = tl.sqrt_rn(tl.sum(energy2, 1) / CHANNELS) + tl.sqrt_rn(tl.sum(energy3, 1) / CHANNELS)
-    tl.store(scores + image * num_all + group, (upper + lower) / 4, mask=inside)
-
-
-@jit
-def _sort_key(score):
-    """Integers in the order of the scores, which are not negative, NaN the highest: a total order, which NaN breaks."""
-    return tl.where(score == score, score.to(tl.int32, bitcast=True), 0x7FFFFFFF)
-
-
-@jit
-def _rank(scores, group, num_all, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
-    """How many groups come before each: a permutation for any scores. Reads all scores of the image."""
-    own = _sort_key(tl.load(scores + group, mask=group < num_all, other=0.0))[:, None]
-    count = tl.zeros([BLOCK, CHUNK], tl.int32)
-    for start in range(0, num_all, CHUNK):
-        other = start + tl.arange(0, CHUNK)[None, :]
-        # past the last group: the lowest score at a higher index, which comes before none
-        key = _sort_key(tl.load(scores + other, mask=other < num_all, other=0.0))
-        before = (key > own) | ((key == own) & (other < group[:, None]))
-        count += before.to(tl.int32)
-    return tl.sum(count, 1)
-
-
-@kernel
-def _pack_kernel(
-    x, weight, bias, epsilon, scores, rows, row_of_token, num_all, num_groups, num_rows,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, CHUNK: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Rank groups, write the rows of norm2(x) of those ranked first, and (SHARE) the mean row of each of the others.
-
-    Reads the stream once (without SHARE, ``num_groups / num_all`` of it) and writes ``num_rows / N`` of it.
-    """
-    group = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
-    inside = group < num_all
-    rank = _rank(scores + image * num_all, group, num_all, CHUNK, BLOCK)
-    detailed = inside & (rank < num_groups)
-    member = tl.arange(0, 4)[None, :]
-    token = 4 * group[:, None] + member
-
-    own_row = 4 * rank[:, None] + member
-    other_row = 3 * num_groups + rank if SHARE else tl.zeros_like(rank) + num_rows
-    row = tl.where(detailed[:, None], own_row, other_row[:, None])
-    tl.store(row_of_token + image * num_all * 4 + token, row, mask=inside[:, None])
-
-    x += image * num_all * 4 * CHANNELS
-    rows += image * num_rows * CHANNELS
-    needed = inside if SHARE else detailed
-    y = _normalised(x, weight, bias, epsilon, token[:, :, None], needed[:, None, None], CHANNELS, WIDTH)
-    channel = tl.arange(0, WIDTH)
-    exists = channel < CHANNELS
-    mask = detailed[:, None, None] & exists
-    tl.store(rows + own_row[:, :, None] * CHANNELS + channel, y.to(rows.dtype.element_ty), mask=mask)
-    if SHARE:
-        mean = tl.sum(y, 1) / 4
-        mask = (inside & ~detailed)[:, None] & exists
-        tl.store(rows + other_row[:, None] * CHANNELS + channel, mean.to(rows.dtype.element_ty), mask=mask)
-
-
-@kernel
-def _given_kernel(
-    x, weight, bias, epsilon, keep, keep_stride, rows, row_of_token, num_tokens, num_rows,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Rows of norm2(x) by index, and where they went. Reads and writes ``num_rows / N`` of the stream."""
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
-    inside = row < num_rows
-    token = tl.load(keep + image * keep_stride + row, mask=inside, other=0).to(tl.int32)
-    tl.store(row_of_token + image * num_tokens + token, row, mask=inside)
-    x += image * num_tokens * CHANNELS
-    y = _normalised(x, weight, bias, epsilon, token[:, None], inside[:, None], CHANNELS, WIDTH)
-    channel = tl.arange(0, WIDTH)
-    out = rows + image * num_rows * CHANNELS + row[:, None] * CHANNELS + channel
-    tl.store(out, y.to(rows.dtype.element_ty), mask=inside[:, None] & (channel < CHANNELS))
-
-
-@kernel
-def _unpack_kernel(
-    x, update, row_of_token, out, num_tokens, num_rows,
-    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """x plus each token's update. Reads the stream and ``num_rows / N`` of it or more, and writes it once."""
-    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    image = tl.program_id(1).to(tl.int64)
-    inside = token < num_tokens
-    row = tl.load(row_of_token + image * num_tokens + token, mask=inside, other=num_rows)
-    channel = tl.arange(0, WIDTH)
-    exists = (channel < CHANNELS)[None, :]
-    mask = inside[:, None] & exists
-    place = token[:, None] * CHANNELS + channel[None, :]
-    stream = image * num_tokens * CHANNELS
-    values = tl.load(x + stream + place, mask=mask, other=0.0).to(tl.float32)
-    update += image * num_rows * CHANNELS
-    mask_update = (row < num_rows)[:, None] & exists
-    added = tl.load(update + row[:, None] * CHANNELS + channel[None, :], mask=mask_update, other=0.0)
-    tl.store(out + stream + place, (values + added.to(tl.float32)).to(out.dtype.element_ty), mask=mask)
+        function[grid](*arguments, BLOCK=launch.block, **constants, **launch.options)
