@@ -16,6 +16,7 @@ from .errors import InvalidInput
 
 if TYPE_CHECKING:
     from .accuracy.results import ParetoPoint, Tuning
+    from .model.config import Routing
 
 CALIBRATION_IMAGES = 16
 LEAST = 4
@@ -25,7 +26,8 @@ LEAST = 4
 @click.command(
     short_help="Choose the densities for an accuracy budget.",
     epilog="\b\nExample:\n  sparsesam-export tune --checkpoint sam_vit_h_4b8939.pth --images photos/ --device cuda "
-    "--max-miou-drop 0.01 --output tuned",
+    "--max-miou-drop 0.01 --output tuned\n"
+    "  sparsesam-export tune --model nano --images photos/ --max-cost 0.4 --routing share-quadtree --output tuned",
 )
 @options.weights
 @data.data_choices
@@ -45,6 +47,13 @@ LEAST = 4
     "--max-cost",
     type=options.FiniteRange(0, 1, min_open=True),
     help="Most multiplications, as a share of the dense encoder's.",
+)
+@click.option(
+    "--routing",
+    type=click.Choice(["share-variance", "share-quadtree"]),
+    default="share-variance",
+    show_default=True,
+    help="How MLPs share rows: 2x2 cells, down to a density of 0.25, or the flattest 4x4 squares too, down to 0.2.",
 )
 @click.option(
     "--cost-table",
@@ -71,6 +80,7 @@ def tune(
     max_miou_drop: float | None,
     target_ms: float | None,
     max_cost: float | None,
+    routing: Routing,
     cost_table: Path | None,
     calibration: int,
     output: Path,
@@ -88,6 +98,7 @@ def tune(
     """
     from .accuracy.cost_table import CostTable
     from .accuracy.judge import Judge
+    from .accuracy.schedule import SearchSpace
     from .accuracy.tune import Budget
     from .accuracy.tuning import Setting
     from .accuracy.tuning import tune as run
@@ -110,9 +121,10 @@ def tune(
     with Stages(progress)("load checkpoint"):
         loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
         loaded.sam.to(place)
-    table = None if cost_table is None else CostTable.read(cost_table, loaded.config.family)
+    space = SearchSpace(loaded.config, routing)
+    table = None if cost_table is None else CostTable.read(cost_table, space)
     judge = Judge(loaded, dense_variant(loaded, place, torch_backend).encode, prompts, chosen["point_mask"], place)
-    setting = Setting(loaded, judge, seen, unseen, place, torch_backend, chosen["seed"], skip_bad)
+    setting = Setting(loaded, space, judge, seen, unseen, place, torch_backend, chosen["seed"], skip_bad)
     found = run(setting, Budget(max_miou_drop, target_ms, max_cost), table, output, progress, restart)
     if as_json:
         click.echo(json.dumps({"output": str(output), **found.model_dump(mode="json")}, indent=2))

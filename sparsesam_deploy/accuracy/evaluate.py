@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from heapq import nsmallest
 from pathlib import Path
@@ -84,6 +84,11 @@ def _rounded(figures: dict) -> dict:
     return {kind: found.rounded() for kind, found in figures.items()}
 
 
+def worst_first(found: Iterable[Worst]) -> list[Worst]:
+    """The ten on which most was lost."""
+    return nsmallest(WORST, found, key=lambda one: one.change)
+
+
 class _Totals:
     """One variant's sums over the journal."""
 
@@ -110,7 +115,7 @@ class _Totals:
                 Worst(image=entry["image"], object=name, prompt=kind, iou=iou, dense_iou=before, agreement=agreement)
                 for name, iou, before, agreement in rows
             ]
-        self.worst = nsmallest(WORST, self.worst + candidates, key=lambda one: one.iou - one.dense_iou)
+        self.worst = worst_first(self.worst + candidates)
 
     def scores(self) -> tuple[Score, ...]:
         kinds = dict.fromkeys(kind for kind, _ in self.samples)

@@ -65,7 +65,9 @@ def evaluate(
         write_objects(journal, folder / OBJECTS)
         write_plots(folder, document, None)
         with counted(console, "draw report", CASES) as advance:
-            write_report(folder / REPORT, document, None, *pictures(subject, dataset, variants[1:], advance))
+            worst = {variant.name: variant.worst for variant in variants[1:]}
+            shown = pictures(subject.judge, subject.variants, dataset, worst, advance)
+            write_report(folder / REPORT, document, None, *shown)
     (output / JOURNAL).unlink()
     return document
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ..model.attention import ImageState
 from ..model.mlp import RoutedMlp
 from ..model.shared_attention import SharedAttention
-from .evaluate import Subject
-from .judge import Scene
+from .evaluate import Advance
+from .judge import Judge, Scene
 from .mirrored import Mirrored
 from .report.pictures import Case, KeptTokens
-from .results import VariantResult, Worst
+from .results import Worst
 from .variants import Outputs, Variant
 
 CASES = 8
@@ -22,44 +22,47 @@ KEPT_VARIANTS = 2
 
 
 def pictures(
-    subject: Subject, dataset: Mirrored, results: Sequence[VariantResult], advance: Callable[[int, str], None]
+    judge: Judge,
+    variants: Sequence[Variant],
+    dataset: Mirrored,
+    worst: Mapping[str, Sequence[Worst]],
+    advance: Advance,
 ) -> tuple[list[Case], list[KeptTokens]]:
-    """The worst objects of the variants, and on the image of the very worst what the first variants keep.
+    """The ``worst`` objects of ``variants`` by name, and on the image of the very worst what the first variants keep.
 
     Each image is judged once more, one at a time.
     """
-    wanted = _worst_in_turns(results)
-    variants = {variant.name: variant for variant in subject.variants}
+    wanted, named = _worst_in_turns(worst), {variant.name: variant for variant in variants}
     positions = {name: index for index, name in enumerate(dataset.names)}
-    images = list(dict.fromkeys(worst.image for _, worst in wanted))
+    images = list(dict.fromkeys(one.image for _, one in wanted))
     cases, kept = [], []
     for done, image in enumerate(images):
         advance(done, image)
-        scene = subject.judge.scene(image, dataset.load(positions[image]))
+        scene = judge.scene(image, dataset.load(positions[image]))
         outputs: dict[str, Outputs] = {}
-        for name, worst in wanted:
-            if worst.image == image:
+        for name, one in wanted:
+            if one.image == image:
                 if name not in outputs:
-                    outputs[name] = variants[name].encode(scene.image.tensor)
-                cases.append(_case(subject, name, outputs[name], scene, worst))
+                    outputs[name] = named[name].encode(scene.image.tensor)
+                cases.append(_case(judge, name, outputs[name], scene, one))
         if done == 0:
-            kept = [one for variant in subject.variants[:KEPT_VARIANTS] for one in kept_tokens(variant, scene)]
+            kept = [tokens for variant in variants[:KEPT_VARIANTS] for tokens in kept_tokens(variant, scene)]
     advance(len(images), "")
     return cases, kept
 
 
-def _worst_in_turns(results: Sequence[VariantResult]) -> list[tuple[str, Worst]]:
+def _worst_in_turns(worst: Mapping[str, Sequence[Worst]]) -> list[tuple[str, Worst]]:
     """At most `CASES` objects, each once, with the name of the variant that lost them; the worst first."""
     found: dict[tuple[str, str, str], tuple[str, Worst]] = {}
-    for rank in range(max((len(result.worst) for result in results), default=0)):
-        for result in results:
-            if rank < len(result.worst) and len(found) < CASES:
-                worst = result.worst[rank]
-                found.setdefault((worst.image, worst.object, worst.prompt), (result.name, worst))
-    return sorted(found.values(), key=lambda pair: pair[1].iou - pair[1].dense_iou)
+    for rank in range(max(map(len, worst.values()), default=0)):
+        for name, objects in worst.items():
+            if rank < len(objects) and len(found) < CASES:
+                one = objects[rank]
+                found.setdefault((one.image, one.object, one.prompt), (name, one))
+    return sorted(found.values(), key=lambda pair: pair[1].change)
 
 
-def _case(subject: Subject, variant: str, outputs: Outputs, scene: Scene, worst: Worst) -> Case:
+def _case(judge: Judge, variant: str, outputs: Outputs, scene: Scene, worst: Worst) -> Case:
     index, asked = scene.objects.index(worst.object), scene.asked[worst.prompt]
     return Case(
         variant=variant,
@@ -69,7 +72,7 @@ def _case(subject: Subject, variant: str, outputs: Outputs, scene: Scene, worst:
         pixels=scene.pixels,
         truth=None if scene.truth is None else scene.truth[index],
         dense=scene.dense[worst.prompt][index],
-        sparse=subject.judge.mask(scene, outputs, worst.prompt, index),
+        sparse=judge.mask(scene, outputs, worst.prompt, index),
         box=None if asked.boxes is None else tuple(map(float, asked.boxes[index])),
         points=() if asked.points is None else tuple((float(x), float(y)) for x, y in asked.points[index]),
         iou=worst.iou,

@@ -59,6 +59,10 @@ class Worst(BaseModel):
     dense_iou: float
     agreement: float
 
+    @property
+    def change(self) -> float:
+        return self.iou - self.dense_iou
+
 
 class VariantResult(BaseModel):
     """One way of thinning the encoder; the dense encoder is one of them, named ``dense``.

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..model.config import SamConfig
 from .cost_table import CostTable
 from .results import Knob, Sensitivity
-from .schedule import LADDERS, Move, Schedule, knobs
+from .schedule import Move, Schedule, SearchSpace
 
 SMALLEST = 1e-6
 """Disagreement that any move is taken to cost at least, so that those that cost nothing go by what they save."""
 
 
-def single_moves(config: SamConfig) -> list[Move]:
+def single_moves(space: SearchSpace) -> list[Move]:
     """Every knob of every block at every rung of its ladder, from dense."""
-    return list(Schedule.dense(config.depth).moves(config))
+    return list(space.moves(space.dense))
 
 
 def sensitivity(move: Move, disagreement: float, table: CostTable, dense_cost: float) -> Sensitivity:
@@ -41,23 +40,22 @@ class Descender:
     add up. That orders the moves; what a schedule really loses is measured by whoever follows them.
     """
 
-    def __init__(self, sensitivities: Sequence[Sensitivity], table: CostTable, config: SamConfig) -> None:
-        self.table, self.config = table, config
-        self._curves = {half: self._curve(half, sensitivities) for half in knobs(config)}
+    def __init__(self, sensitivities: Sequence[Sensitivity], table: CostTable, space: SearchSpace) -> None:
+        self.table, self.space = table, space
+        self._curves = {half: self._curve(half, sensitivities) for half in space.knobs()}
 
-    @staticmethod
-    def _curve(half: tuple[int, Knob], sensitivities: Sequence[Sensitivity]) -> dict[float, float]:
+    def _curve(self, half: tuple[int, Knob], sensitivities: Sequence[Sensitivity]) -> dict[float, float]:
         """Disagreement by density, made monotone: computing less never counts as agreeing more."""
         measured = {one.density: one.disagreement for one in sensitivities if (one.block, one.knob) == half}
         curve, most = {1.0: 0.0}, 0.0
-        for rung in LADDERS[half[1]][1:]:
+        for rung in self.space.ladders[half[1]][1:]:
             most = max(most, measured[rung])
             curve[rung] = most
         return curve
 
     def predicted(self, schedule: Schedule) -> float:
         """The sum of what each knob costs alone."""
-        return sum(self._curves[block, knob][getattr(schedule, knob)[block]] for block, knob in knobs(self.config))
+        return sum(self._curves[block, knob][getattr(schedule, knob)[block]] for block, knob in self.space.knobs())
 
     def _price(self, move: Move) -> float:
         """Disagreement for each unit of cost saved; infinite where nothing is saved."""
@@ -67,11 +65,11 @@ class Descender:
 
     def __iter__(self) -> Iterator[Descent]:
         """From dense until no move saves anything; densities and costs only ever go down."""
-        schedule = Schedule.dense(self.config.depth)
+        schedule = self.space.dense
         while True:
-            moves = [move for move in schedule.moves(self.config) if self._price(move) < float("inf")]
+            moves = [move for move in self.space.moves(schedule) if self._price(move) < float("inf")]
             if not moves:
                 return
             move = min(moves, key=self._price)
             schedule = schedule.after(move)
-            yield Descent(move, schedule, self.table.total(schedule, self.config), self.predicted(schedule))
+            yield Descent(move, schedule, self.table.total(schedule, self.space), self.predicted(schedule))

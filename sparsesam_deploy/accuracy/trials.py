@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import torch
@@ -16,20 +16,19 @@ from ..engines.verify import named_outputs
 from ..errors import InvalidInput
 from ..model.attention import ImageState
 from ..model.checkpoint import LoadedSam
-from ..model.config import SparsityConfig
+from ..model.config import DENSE, SparsityConfig
 from ..model.encoder import SparseSamEncoder
 from ..ops.backend import Backend
-from .evaluate import refuse_skipped
+from .evaluate import Advance, refuse_skipped, worst_first
 from .journal import Journal
-from .judge import Judge, Scene
+from .judge import Figures, Judge, Scene
 from .mirrored import Mirrored
-from .results import Interval
+from .results import Interval, Worst
 from .schedule import Schedule
 from .statistics import Images, Sample
 from .variants import Outputs
 
-Advance = Callable[[int, str], None]
-
+OWN_FIGURES = ("iou", "agreement")
 SCENES_KEPT = 32
 """Images whose masks stay in memory: those of a search, which come again with every step."""
 
@@ -102,9 +101,31 @@ class Trials:
 
     def usable(self, candidate: Candidate) -> dict[int, int]:
         """How many objects there are on each image that could be used, by its position; ``candidate`` was tried."""
-        found = {index: self._found[self._key(candidate, index)] for index in range(len(self.dataset.names))}
-        kinds = len(self.judge.prompts)
-        return {index: len(entry["change"]) // kinds for index, entry in found.items() if "change" in entry}
+        return {index: len(entry["objects"]) for index, entry in self._entries(candidate)}
+
+    def worst(self, candidate: Candidate) -> list[Worst]:
+        """The objects on which ``candidate``, which was tried, lost most, the worst first."""
+        return worst_first(one for index, entry in self._entries(candidate) for one in self._lost(index, entry))
+
+    def _entries(self, candidate: Candidate) -> Iterator[tuple[int, dict]]:
+        """What was found on each image that could be used, by its position."""
+        for index in range(len(self.dataset.names)):
+            entry = self._found[self._key(candidate, index)]
+            if "objects" in entry:
+                yield index, entry
+
+    def _lost(self, index: int, entry: dict) -> Iterator[Worst]:
+        asked = product((kind.name for kind in self.judge.prompts), entry["objects"])
+        figures = (entry[name] for name in ("iou", "dense_iou", "agreement"))
+        for (prompt, name), iou, dense_iou, agreement in zip(asked, *figures, strict=True):
+            yield Worst(
+                image=self.dataset.names[index],
+                object=name,
+                prompt=prompt,
+                iou=iou,
+                dense_iou=dense_iou,
+                agreement=agreement,
+            )
 
     @property
     def problems(self) -> list[str]:
@@ -120,19 +141,15 @@ class Trials:
             return
         image = scene.image.tensor.to(self.device)
         dense = list(self._dense_streams(image, max(one.first_thinned for one in candidates)))
-        reference = self.judge.figures(scene, None)
+        reference = {"objects": scene.objects, "dense_iou": _joined(self.judge.figures(scene, None), "iou")}
         for one in candidates:
             outputs = outputs_from(self._encoder(one.sparsity), dense, one.first_thinned)
             found = self.judge.figures(scene, outputs)
-            change = np.concatenate([found[kind].iou - reference[kind].iou for kind in found])
-            agreement = np.concatenate([figures.agreement for figures in found.values()])
-            figures = {"change": np.round(change, 6).tolist(), "agreement": np.round(agreement, 6).tolist()}
-            yield one, {"problems": problems, **figures}
+            yield one, {"problems": problems, **reference, **{name: _joined(found, name) for name in OWN_FIGURES}}
 
     def _dense_streams(self, image: Tensor, count: int) -> Iterator[Tensor]:
         """The dense stream before each of the first ``count`` + 1 blocks."""
-        encoder = self._encoder(Schedule.dense(self.loaded.config.depth).sparsity)
-        return islice(encoder.streams(image), count + 1)
+        return islice(self._encoder(DENSE).streams(image), count + 1)
 
     def _scene(self, index: int) -> tuple[Scene | None, list[str]]:
         """What is asked about image ``index``, kept for the next candidates."""
@@ -156,15 +173,19 @@ class Trials:
     def _trial(self, candidate: Candidate) -> Trial:
         images: Images = {}
         losses, disagreements, changes = Sample(images), Sample(images), {}
-        for index in range(len(self.dataset.names)):
-            entry, image = self._found[self._key(candidate, index)], self.dataset.source(index)
-            if "change" in entry:
-                losses.add(image, -np.array(entry["change"]))
-                disagreements.add(image, 1 - np.array(entry["agreement"]))
-                changes.setdefault(image, []).extend(entry["change"])
+        for index, entry in self._entries(candidate):
+            change, image = np.subtract(entry["iou"], entry["dense_iou"]), self.dataset.source(index)
+            losses.add(image, -change)
+            disagreements.add(image, 1 - np.array(entry["agreement"]))
+            changes.setdefault(image, []).extend(change.tolist())
         if not changes:
             raise InvalidInput(f"no image of {self.dataset.description} could be used: {self.problems[0]}")
         return Trial(losses.interval(), disagreements.interval(), changes)
+
+
+def _joined(figures: dict[str, Figures], name: str) -> list[float]:
+    """One figure of all objects, one kind of prompt after the other."""
+    return np.round(np.concatenate([getattr(of_kind, name) for of_kind in figures.values()]), 6).tolist()
 
 
 def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int) -> Outputs:

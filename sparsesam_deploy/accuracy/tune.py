@@ -10,12 +10,11 @@ from rich.console import Console
 
 from ..errors import CheckFailed, InvalidInput
 from ..model.checkpoint import LoadedSam
-from ..model.config import SamConfig
 from ..progress import counted
 from .cost import cost_of_choice
 from .cost_table import CostTable
 from .results import Cost, ParetoPoint, Sensitivity, Step
-from .schedule import LADDERS, Schedule, knobs
+from .schedule import Schedule, SearchSpace
 from .search import Descender, sensitivity, single_moves
 from .trials import Candidate, Trial, Trials
 
@@ -25,8 +24,6 @@ PERCENT = 100
 """The way from the dense cost to the one that is asked for, or to the lowest."""
 PATIENCE = 2
 """Measured schedules over the budget, one after the other, that end the search."""
-UNIFORM = tuple(round(0.25 + 0.05 * index, 2) for index in range(15))
-"""Densities for all blocks alike that a tuned schedule may be compared with."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Search:
 
 
 class Tuner:
-    """Finds a schedule for ``budget`` on ``calibration`` and holds it against ``validation``.
+    """Finds a schedule of ``space`` for ``budget`` on ``calibration`` and holds it against ``validation``.
 
     ``table`` gives the cost that the search goes by: milliseconds where ``budget`` names some, else multiplications.
     """
@@ -81,24 +78,25 @@ class Tuner:
     def __init__(
         self,
         loaded: LoadedSam,
+        space: SearchSpace,
         calibration: Trials,
         validation: Trials,
         table: CostTable,
         budget: Budget,
         console: Console,
     ) -> None:
-        self.loaded, self.config = loaded, loaded.config
+        self.loaded, self.space = loaded, space
         self.calibration, self.validation, self.table, self.budget = calibration, validation, table, budget
         self.console = console
-        self.dense = Schedule.dense(self.config.depth)
-        self.dense_cost = table.total(self.dense, self.config)
-        cheapest = {knob: min(table.of(knob, rung) for rung in ladder) for knob, ladder in LADDERS.items()}
-        self.lowest_cost = table.fixed + sum(cheapest[knob] for _, knob in knobs(self.config))
+        self.dense = space.dense
+        self.dense_cost = table.total(self.dense, space)
+        cheapest = {knob: min(table.of(knob, rung) for rung in ladder) for knob, ladder in space.ladders.items()}
+        self.lowest_cost = table.fixed + sum(cheapest[knob] for _, knob in space.knobs())
 
     def search(self) -> Search:
         """Measure what each knob costs alone, then follow the cheapest moves down and measure on the way."""
         self._check_budget()
-        moves = single_moves(self.config)
+        moves = single_moves(self.space)
         candidates = [Candidate.of(self.dense.after(move)) for move in moves]
         with self._counted("sensitivity of blocks", self.calibration, len(candidates)) as advance:
             trials = self.calibration(candidates, advance)
@@ -112,7 +110,7 @@ class Tuner:
         measured_at, over = self.dense_cost, 0
         goal, before = self.lowest_cost if self.budget.cost is None else self.budget.cost, self.dense_cost
         with counted(self.console, "search", PERCENT) as advance:
-            for number, descent in enumerate(Descender(found.sensitivities, self.table, self.config), start=1):
+            for number, descent in enumerate(Descender(found.sensitivities, self.table, self.space), start=1):
                 arrived = self.budget.cost is not None and descent.cost <= self.budget.cost
                 trial = None
                 if arrived or measured_at - descent.cost >= STRIDE * self.dense_cost:
@@ -146,10 +144,10 @@ class Tuner:
 
     def _priced(self, schedule: Schedule) -> Cost:
         """Counted work, and the table's milliseconds where it has some."""
-        work = cost_of_choice(self.loaded.sam.image_encoder, self.config, schedule.sparsity)
+        work = cost_of_choice(self.loaded.sam.image_encoder, self.space.config, schedule.sparsity)
         if self.table.measure == "flops":
             return work
-        return work.model_copy(update={"ms": self.table.total(schedule, self.config)})
+        return work.model_copy(update={"ms": self.table.total(schedule, self.space)})
 
     def _step(self, number: int, descent, before: float, trial: Trial | None) -> Step:
         return Step(
@@ -208,12 +206,11 @@ class Tuner:
 
     def uniform(self, chosen: Point) -> Point:
         """One density for all blocks, the lowest that costs no less than ``chosen``; evaluated like it."""
-        for density in UNIFORM:
-            schedule = uniform(density, self.config)
-            cost = self._priced(schedule)
+        for density, schedule in self.space.uniform():
+            name, cost = f"uniform {density:g}", self._priced(schedule)
             if self._unit(cost) >= self._unit(chosen.cost):
                 break
-        point = self._point(f"uniform {density:g}", Candidate.of(schedule), cost)
+        point = self._point(name, Candidate.of(schedule), cost)
         self.validate(point)
         return point
 
@@ -221,13 +218,3 @@ class Tuner:
     def _counted(self, name: str, trials: Trials, candidates: int) -> Iterator:
         with counted(self.console, name, candidates * len(trials.dataset.names)) as advance:
             yield advance
-
-
-def uniform(density: float, config: SamConfig) -> Schedule:
-    """What one ``--density`` means: global attention, and the MLPs of `SamConfig.routed_blocks`."""
-    blocks = range(config.depth)
-    return Schedule(
-        attention=tuple(density if block in config.global_blocks else 1.0 for block in blocks),
-        mlp=tuple(density if block in config.routed_blocks else 1.0 for block in blocks),
-        windowed=(1.0,) * config.depth,
-    )

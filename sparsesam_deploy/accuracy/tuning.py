@@ -14,16 +14,17 @@ from ..engines.report import write_json
 from ..export.metadata import package_versions
 from ..model.checkpoint import LoadedSam
 from ..ops.backend import Backend
-from ..progress import Stages
+from ..progress import Stages, counted
 from .cost_table import CostTable, counted_table, measured_table
-from .gallery import kept_tokens
+from .evaluate import Advance
+from .gallery import CASES, pictures
 from .journal import Journal
 from .judge import Judge
 from .machine import Clock
 from .mirrored import Mirrored
-from .report import write_plots, write_report
+from .report import Case, KeptTokens, write_plots, write_report
 from .results import DatasetSummary, Provenance, Tuning
-from .schedule import LADDERS
+from .schedule import SearchSpace
 from .trials import Trials, paired
 from .tune import Budget, Point, Search, Tuner
 from .variants import torch_variant
@@ -37,6 +38,7 @@ class Setting:
     """What is tuned, on what, where: ``calibration`` and ``validation`` have no image in common."""
 
     loaded: LoadedSam
+    space: SearchSpace
     judge: Judge
     calibration: Mirrored
     validation: Mirrored
@@ -75,7 +77,7 @@ def tune(
         )
         if table is None:
             table = _table(setting, budget, console)
-        tuner = Tuner(loaded, calibration, validation, table, budget, console)
+        tuner = Tuner(loaded, setting.space, calibration, validation, table, budget, console)
         search = tuner.search()
         chosen = tuner.choose(search)
         compared = tuner.uniform(chosen)
@@ -85,9 +87,9 @@ def tune(
         write_json(folder / COSTS, table.model_dump(mode="json"))
         _write_pareto(document, folder / PARETO)
         (folder / RECIPE).write_text(recipe(document, chosen), encoding="utf-8")
-        with Stages(console)("draw report"):
-            write_plots(folder, None, document)
-            write_report(folder / REPORT, None, document, [], _kept(setting, validation, chosen))
+        write_plots(folder, None, document)
+        with counted(console, "draw report", CASES) as advance:
+            write_report(folder / REPORT, None, document, *_pictures(setting, validation, chosen, advance))
     return document
 
 
@@ -100,16 +102,17 @@ def _plan(setting: Setting) -> dict:
         "prompts": [repr(kind) for kind in setting.judge.prompts],
         "point mask": setting.judge.point_mask,
         "computed by": [str(setting.device), setting.backend, package_versions()],
-        "ladders": {knob: list(ladder) for knob, ladder in LADDERS.items()},
+        "routing": setting.space.routing,
+        "ladders": {knob: list(ladder) for knob, ladder in setting.space.ladders.items()},
     }
 
 
 def _table(setting: Setting, budget: Budget, console: Console) -> CostTable:
     if budget.target_ms is None:
-        return counted_table(setting.loaded)
+        return counted_table(setting.loaded, setting.space)
     dtype = torch.float16 if setting.device.type == "cuda" else torch.float32
     with Stages(console)("measure costs") as advance:
-        return measured_table(setting.loaded, setting.device, setting.backend, dtype, advance)
+        return measured_table(setting.loaded, setting.space, setting.device, setting.backend, dtype, advance)
 
 
 def _document(
@@ -188,10 +191,10 @@ def recipe(document: Tuning, chosen: Point) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _kept(setting: Setting, validation: Trials, chosen: Point) -> list:
-    """Kept tokens of the chosen schedule on the first usable image for validation."""
-    index = min(validation.usable(chosen.candidate))
-    name = setting.validation.names[index]
-    scene = setting.judge.scene(name, setting.validation.load(index))
+def _pictures(
+    setting: Setting, validation: Trials, chosen: Point, advance: Advance
+) -> tuple[list[Case], list[KeptTokens]]:
+    """The objects on which the chosen schedule lost most of those that the search did not see, and what it keeps."""
     variant = torch_variant(chosen.name, setting.loaded, chosen.candidate.sparsity, setting.device, setting.backend)
-    return kept_tokens(variant, scene)
+    worst = {variant.name: validation.worst(chosen.candidate)}
+    return pictures(setting.judge, [variant], setting.validation, worst, advance)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsesam_deploy.accuracy.schedule import LADDERS
+from sparsesam_deploy.errors import CheckFailed
+from tests.accuracy.miniature import MINIATURE
 from tests.accuracy.pictures import picture
-from tests.accuracy.test_tune import MINIATURE
 from tests.helpers import save_random_checkpoint
 
 
@@ -145,3 +147,16 @@ def test_tune_refuses(arguments, words, photos, tmp_path, sparsesam_export):
     outcome = sparsesam_export("tune", "--checkpoint", photos / "miniature.safetensors", *places, *arguments)
     assert outcome.code == 2
     assert words in outcome.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("routing", LADDERS)
+def test_tune_searches_the_routing_asked_for(routing, photos, tmp_path, monkeypatch, sparsesam_export):
+    def stop(setting, *rest):
+        raise CheckFailed(f"searching {setting.space.routing}.")
+
+    monkeypatch.setattr("sparsesam_deploy.accuracy.tuning.tune", stop)
+    for index in range(8):
+        Image.fromarray(picture(index).pixels).save(tmp_path / f"{index}.png")
+    arguments = ("--images", tmp_path, "--max-cost", 0.5, "--routing", routing, "--output", tmp_path / "out")
+    outcome = sparsesam_export("tune", "--checkpoint", photos / "miniature.safetensors", *arguments)
+    assert outcome.code == 1 and f"searching {routing}." in outcome.err

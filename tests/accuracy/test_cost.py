@@ -11,6 +11,8 @@ from sparsesam_deploy.model.encoder import SparseSamEncoder
 from tests.networks import stock_encoder
 
 TOKENS = 4096
+QUADTREE_ROWS = {0.2: 4 * 60 + 452 + 128, 0.4: 4 * 333 + 179 + 128, 0.7: 4 * 696 + 82}
+"""Of share-quadtree by density, by hand: 4 for each detailed group, one for each flat one and each merged square."""
 
 
 def stock(config: SamConfig):
@@ -54,3 +56,14 @@ def test_every_half_counts_for_itself():
     assert quartered.flops == pytest.approx(1 - 0.75 * 2 * channels * 4 * TOKENS**2 / (gemm + pairs))
     assert 0.5 < quartered.bytes <= dense.bytes
     assert found.bytes < 1
+
+
+@pytest.mark.parametrize(("density", "rows"), QUADTREE_ROWS.items())
+def test_what_quadtree_rows_cost(density, rows):
+    """In one MLP of twelve; 8 of a block's 12 C^2 weights are its MLP's, and a row is 10 C numbers there."""
+    config = FAMILIES["nano"]
+    sparsity = SparsityConfig(1.0, (1.0,) * 3 + (density,) + (1.0,) * 8, routing="share-quadtree")
+    found, dense = (encoder_work(SparseSamEncoder(stock(config), config, choice)) for choice in (sparsity, DENSE))
+    assert dense.gemm - found.gemm == 8 * config.embed_dim**2 * (TOKENS - rows)
+    assert dense.bytes - found.bytes == 2 * 10 * config.embed_dim * (TOKENS - rows)
+    assert dense.attention == found.attention

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco
 from scipy.ndimage import binary_erosion
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
@@ -26,6 +25,7 @@ from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.image import preprocess
+from tests.accuracy.authors import coco_iou, masks_by
 from tests.accuracy.pictures import SIZE, CheapEncoder, Pictures, picture, pictures
 from tests.helpers import TINY, random_sam
 from tests.holdout import scenes
@@ -64,21 +64,8 @@ def run(one: Subject, dataset, kept: Journal, skip_bad: bool = False):
 @cache
 def authors_masks(noise: float, index: int, kind: str, multimask: bool) -> np.ndarray:
     """The masks of both objects by segment_anything's predictor, on the embedding of `CheapEncoder`."""
-    item = picture(index)
     predictor = SamPredictor(loaded().sam)
-    scaled = predictor.transform.apply_image(item.pixels)
-    image = predictor.model.preprocess(torch.as_tensor(scaled).permute(2, 0, 1)[None].float())
-    predictor.features, predictor.is_image_set = torch.from_numpy(CheapEncoder(noise)(image)[OUTPUT]), True
-    predictor.original_size, predictor.input_size = SIZE, scaled.shape[:2]
-    asked, masks = parse_prompt(kind).ask(f"{index}.png", item.objects, item.masks), []
-    for number in range(2):
-        if asked.boxes is not None:
-            found, iou, _ = predictor.predict(box=asked.boxes[number], multimask_output=False)
-        else:
-            labels = np.ones(len(asked.points[number]))
-            found, iou, _ = predictor.predict(asked.points[number], labels, multimask_output=multimask)
-        masks.append(found[iou.argmax()])
-    return np.stack(masks)
+    return masks_by(predictor, CheapEncoder(noise), f"{index}.png", picture(index), kind, multimask)
 
 
 def band(mask: np.ndarray) -> np.ndarray:
@@ -87,11 +74,6 @@ def band(mask: np.ndarray) -> np.ndarray:
     for _ in range(round(0.02 * float(np.hypot(*mask.shape)))):
         eroded = binary_erosion(eroded, np.ones((3, 3)), border_value=1)
     return mask & ~eroded[1:-1, 1:-1]
-
-
-def coco_iou(one: np.ndarray, other: np.ndarray) -> float:
-    encoded = [coco.encode(np.asfortranarray(mask, np.uint8)) for mask in (one, other)]
-    return float(coco.iou(encoded[:1], encoded[1:], [0])[0, 0])
 
 
 @pytest.mark.parametrize(("kinds", "point_mask"), [(KINDS, "best"), (("center",), "single")], ids=["best", "single"])

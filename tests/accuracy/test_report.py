@@ -233,6 +233,7 @@ def test_worst_cases_come_first(pages):
         assert f"{case.iou:.3f} from {case.dense_iou:.3f}" in article.text and case.variant in article.text
         (slider,) = page.all("input", article)
         assert slider.attributes["type"] == "range" and case.image in slider.attributes["aria-label"]
+    assert "outline of the ground truth" in page.section("worst").text
     listed = page.rows(page.section("worst"))[1:]
     assert len(listed) == sum(len(variant.worst) for variant in evaluation().variants)
 
@@ -264,6 +265,7 @@ def test_without_ground_truth_it_says_what_iou_is(tmp_path):
     result = evaluation(dataset=dataset(has_truth=False))
     page = write(tmp_path, result, None, [replace(case, truth=None) for case in cases(1)], ())
     assert "There is no ground truth: IoU is to the dense encoder\u2019s masks." in page.source
+    assert "outline of the ground truth" not in page.section("worst").text
 
 
 # --- what comes in from outside ----------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -11,59 +13,35 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from segment_anything import SamPredictor
 
 from sparsesam_deploy.accuracy import tuning
 from sparsesam_deploy.accuracy.cost import cost_of_choice
-from sparsesam_deploy.accuracy.cost_table import CostTable, counted_table, measured_table
+from sparsesam_deploy.accuracy.cost_table import CostTable, counted_table
 from sparsesam_deploy.accuracy.journal import Journal
 from sparsesam_deploy.accuracy.judge import Judge
-from sparsesam_deploy.accuracy.mirrored import Mirrored
 from sparsesam_deploy.accuracy.prompts import parse_prompt
 from sparsesam_deploy.accuracy.results import Interval, Tuning
-from sparsesam_deploy.accuracy.schedule import Schedule
+from sparsesam_deploy.accuracy.schedule import SearchSpace
 from sparsesam_deploy.accuracy.search import single_moves
-from sparsesam_deploy.accuracy.subset import Subset
 from sparsesam_deploy.accuracy.trials import Candidate, Trial, Trials, paired
-from sparsesam_deploy.accuracy.tune import Budget, Point, Tuner, uniform
-from sparsesam_deploy.accuracy.tuning import Setting, tune
+from sparsesam_deploy.accuracy.tune import Budget, Point, Tuner
+from sparsesam_deploy.accuracy.tuning import Setting
 from sparsesam_deploy.accuracy.variants import torch_variant
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export.recipe import ExportRecipe
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
-from tests.accuracy.pictures import Pictures, pictures
-from tests.helpers import random_sam
+from tests.accuracy.authors import coco_iou, masks_by
+from tests.accuracy.miniature import CPU, MINIATURE, SHORT, SPACE, loaded, run, setting
+from tests.accuracy.parsed import Page
+from tests.accuracy.pictures import picture, pictures
 from tests.networks import stock_encoder
 
-CPU = torch.device("cpu")
-MINIATURE = SamConfig("custom", embed_dim=16, depth=2, num_heads=1, global_blocks=(0,), decoder_mlp_dim=64)
-SHORT = {"attention": (1.0, 0.125), "mlp": (1.0, 0.5, 0.25), "windowed": (1.0, 0.5)}
+DENSITIES = ("attention_density", "mlp_density", "windowed_density")
 
-
-@pytest.fixture(autouse=True, scope="module")
-def short_ladders():
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("schedule", "cost_table", "search", "tune", "tuning"):
-            patch.setattr(f"sparsesam_deploy.accuracy.{module}.LADDERS", SHORT)
-        yield
-
-
-@cache
-def loaded() -> LoadedSam:
-    return LoadedSam(random_sam(MINIATURE), MINIATURE, "0" * 64, "miniature")
-
-
-def setting(images: int = 4, **choices) -> Setting:
-    dense = torch_variant("dense", loaded(), DENSE, CPU)
-    judge = Judge(loaded(), dense.encode, [parse_prompt("box")], "best", CPU)
-    dataset = Pictures(images, **choices)
-    seen, unseen = (Mirrored(Subset(dataset, range(first, images, 2)), 1) for first in (0, 1))
-    return Setting(loaded(), judge, seen, unseen, CPU, "reference", 0, True)
-
-
-def run(tmp_path, budget: Budget, table: CostTable | None = None, one: Setting | None = None):
-    return tune(one or setting(), budget, table, tmp_path / "out", Console(quiet=True))
+pytestmark = pytest.mark.usefixtures("short_ladders")
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +59,8 @@ def trials(tmp_path, one: Setting) -> Trials:
 def test_a_trial_is_what_the_whole_encoder_gives(tmp_path):
     """Blocks before the first thinned one are not computed again, and nothing else is left out."""
     one = setting(2)
-    for move in single_moves(MINIATURE):
-        candidate = Candidate.of(Schedule.dense(2).after(move))
+    for move in single_moves(SPACE):
+        candidate = Candidate.of(SPACE.dense.after(move))
         (found,) = trials(tmp_path, one)([candidate])
         variant, losses = torch_variant("x", loaded(), candidate.sparsity, CPU), []
         for index, name in enumerate(one.calibration.names):
@@ -97,6 +75,22 @@ def test_paired_difference(tmp_path):
     sparse, sparser = one([Candidate(SparsityConfig(0.25, 0.5)), Candidate(SparsityConfig(0.05, 0.3))])
     assert paired(sparse, sparser).mean == pytest.approx(sparser.loss.mean - sparse.loss.mean)
     assert paired(sparse, sparse).mean == paired(sparse, sparse).high == 0
+
+
+def test_the_worst_objects_of_a_candidate(tmp_path):
+    """Ten of the 24 answers about twelve objects by two kinds of prompts, from what the journal has about them."""
+    one, candidate = setting(2), Candidate(SparsityConfig())
+    rng, names = np.random.default_rng(0), [f"object {index}" for index in range(12)]
+    iou, dense_iou, agreement = rng.random((3, 2, 12)).round(6)
+    figures = {"iou": iou, "dense_iou": dense_iou, "agreement": agreement}
+    entry = {"problems": [], "objects": names, **{name: values.ravel().tolist() for name, values in figures.items()}}
+    Journal(tmp_path / "journal", {}).add(f"{candidate.key} 0.png", entry)
+    one.judge.prompts = [parse_prompt("box"), parse_prompt("center")]
+    expected = sorted(np.ndindex(2, 12), key=lambda place: iou[place] - dense_iou[place])[:10]
+    assert [(w.prompt, w.object, w.iou, w.dense_iou, w.agreement) for w in trials(tmp_path, one).worst(candidate)] == [
+        (("box", "center")[kind], names[index], iou[kind, index], dense_iou[kind, index], agreement[kind, index])
+        for kind, index in expected
+    ]
 
 
 def test_what_is_chosen_was_evaluated_and_build_takes_it(tuned, tmp_path):
@@ -127,6 +121,8 @@ def test_steps_say_what_they_bought(tuned):
 
 WIDE = SamConfig("custom", embed_dim=768, depth=4, num_heads=12, global_blocks=(1, 3))
 
+WIDE_SPACE = SearchSpace(WIDE, "share-variance")
+
 
 @cache
 def shapes() -> LoadedSam:
@@ -152,8 +148,13 @@ class Priced:
         return [Trial(*[Interval(mean=loss, low=loss, high=loss)] * 2, {}) for loss in losses]
 
 
+def tuner_of(seen: Priced, unseen: Priced, budget: Budget, table: CostTable | None = None) -> Tuner:
+    table = table or counted_table(shapes(), WIDE_SPACE)
+    return Tuner(shapes(), WIDE_SPACE, seen, unseen, table, budget, Console(quiet=True))
+
+
 def choose(seen: Priced, unseen: Priced, budget: Budget) -> tuple[Point, list[Point]]:
-    tuner = Tuner(shapes(), seen, unseen, counted_table(shapes()), budget, Console(quiet=True))
+    tuner = tuner_of(seen, unseen, budget)
     found = tuner.search()
     return tuner.choose(found), found.points
 
@@ -176,21 +177,22 @@ def test_a_schedule_that_loses_more_on_unseen_images_is_not_chosen():
 @pytest.mark.parametrize("density", [0.4, 0.6])
 def test_a_uniform_density_is_compared_at_its_own_cost(density):
     """Its rounding is not that of a table of costs: at exactly its cost it is not passed over for a dearer one."""
-    tuner = Tuner(shapes(), Priced(0.1), Priced(0.1), counted_table(shapes()), Budget(), Console(quiet=True))
+    tuner = tuner_of(Priced(0.1), Priced(0.1), Budget())
     cost = cost_of_choice(shapes().sam.image_encoder, WIDE, SparsityConfig(density, density))
-    chosen = Point("chosen", Candidate.of(Schedule.dense(4)), cost, Priced(0.1)([Candidate.of(Schedule.dense(4))])[0])
+    dense = Candidate.of(WIDE_SPACE.dense)
+    chosen = Point("chosen", dense, cost, Priced(0.1)([dense])[0])
     assert tuner.uniform(chosen).name == f"uniform {density:g}"
 
 
 def test_a_cost_is_within_reach_where_computing_less_takes_longer():
     """As measured times may have it: half of the windowed rows here take twice the time of all."""
-    table = counted_table(shapes())
+    table = counted_table(shapes(), WIDE_SPACE)
     entries = [one.model_copy(update={"cost": 1.0}) if one.knob == "windowed" else one for one in table.entries]
     slow = [
         one.model_copy(update={"cost": 2.0}) if (one.knob, one.density) == ("windowed", 0.5) else one for one in entries
     ]
     table = table.model_copy(update={"entries": tuple(slow)})
-    tuner = Tuner(shapes(), Priced(0.1), Priced(0.1), table, Budget(), Console(quiet=True))
+    tuner = tuner_of(Priced(0.1), Priced(0.1), Budget(), table)
     lowest = tuner.lowest_cost
     tuner.budget = Budget(max_cost=lowest)
     steps = tuner.search().steps
@@ -211,6 +213,7 @@ def test_an_impossible_budget_leaves_no_recipe(tmp_path, monkeypatch):
     def fail(*arguments):
         raise CheckFailed("no schedule meets it.")
 
+    monkeypatch.setattr(Tuner, "search", lambda self: None)
     monkeypatch.setattr(Tuner, "choose", fail)
     with pytest.raises(CheckFailed):
         run(tmp_path, Budget(max_cost=0.5))
@@ -232,9 +235,9 @@ def test_a_budget_that_needs_no_search_is_refused_before_it(tmp_path, budget, wo
 
 
 def test_what_was_left_out_is_still_listed_by_a_run_that_tries_nothing(tmp_path):
-    one = setting(6, bad=(2, 3), flawed=(0,))
+    one = setting(bad=(2, 3), flawed=(0,))
     first = run(tmp_path, Budget(max_cost=0.5), one=one)
-    again = run(tmp_path, Budget(max_cost=0.5), one=setting(6, bad=(2, 3), flawed=(0,)))
+    again = run(tmp_path, Budget(max_cost=0.5), one=setting(bad=(2, 3), flawed=(0,)))
     expected = ("label 7 of 0.png is empty; draw it.", "image 2.png is torn; repair it.")
     assert first.calibration.skipped == again.calibration.skipped == expected
 
@@ -268,62 +271,63 @@ def test_a_killed_run_tries_nothing_twice(tuned, tmp_path, monkeypatch):
     assert again.model_dump(exclude=drop) == tuned[0].model_dump(exclude=drop)
     monkeypatch.setattr(Judge, "figures", None)  # everything was tried
     assert run(tmp_path, Budget(max_cost=0.5)).model_dump(exclude=drop) == again.model_dump(exclude=drop)
+    first, last = (report(folder).all("img") for folder in (tuned[1], tmp_path / "out"))
+    assert first and [image.attributes["src"] for image in first] == [image.attributes["src"] for image in last]
+
+
+def report(folder: Path) -> Page:
+    return Page((folder / tuning.REPORT).read_text(encoding="utf-8"))
+
+
+def shown(page: Page) -> list[tuple[str, float, float]]:
+    """Image and object of each worst case in the order of the page, its IoU and the dense one."""
+    found = []
+    for article in (element for element in page.elements if element.has_class("case")):
+        (name,), iou, dense_iou = (
+            [heading.text for heading in page.all("h3", article)],
+            *re.search(r"IoU ?([\d.]+) from ([\d.]+)", article.text).groups(),
+        )
+        found.append((name, float(iou), float(dense_iou)))
+    return found
+
+
+def test_the_report_shows_what_was_lost_on_unseen_images(tuned):
+    """All four objects there, by segment_anything's decoder and pycocotools, and what each block keeps."""
+    found, folder = tuned
+    sparsity = ExportRecipe.merge(folder / tuning.RECIPE, {"model": "nano"}).sparsity
+    encoders = [torch_variant("x", loaded(), one, CPU).encode for one in (sparsity, DENSE)]
+    predictor, expected = SamPredictor(loaded().sam), {}
+    for index in (1, 3):
+        item = picture(index)
+        masks = [masks_by(predictor, encode, f"{index}.png", item, "box") for encode in encoders]
+        for number, name in enumerate(item.objects):
+            ious = [coco_iou(of_encoder[number], item.masks[number]) for of_encoder in masks]
+            expected[f"{index}.png object {name}"] = pytest.approx(tuple(ious), abs=1.1e-3)
+    page = report(folder)
+    assert {name: tuple(ious) for name, *ious in shown(page)} == expected
+    assert found.chosen in page.section("worst").text
+    chosen = next(point for point in found.points if point.name == found.chosen).settings
+    thinned = [(name, block) for name in DENSITIES for block, density in enumerate(chosen[name]) if density < 1]
+    assert len(page.all("figcaption", page.section("kept"))) == len(thinned) > 0
 
 
 def test_without_labels_the_dense_masks_are_the_target(tmp_path, monkeypatch):
-    one = setting(has_truth=False)
+    one = setting(space=SearchSpace(MINIATURE, "share-quadtree"), has_truth=False)
     monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: np.stack([pixels[..., 0] > 128]))
     found = run(tmp_path, Budget(max_cost=0.5), one=one)
     assert not found.calibration.has_truth and "dense encoder's masks" in found.loss_is
     for step in found.steps:
         assert step.loss is None or step.loss.mean == pytest.approx(step.disagreement)
+    assert {dense_iou for _, _, dense_iou in shown(report(tmp_path / "out"))} == {1.0}
+    assert {point.settings["routing"] for point in found.points} == {"share-quadtree"}
+    assert ExportRecipe.merge(tmp_path / "out" / "recipe.toml", {"model": "nano"}).routing == "share-quadtree"
 
 
-def test_counted_costs_add_up_to_one():
-    table = counted_table(loaded())
-    assert table.total(Schedule.dense(2), MINIATURE) == pytest.approx(1)
-
-
-def test_measured_costs_are_times_and_are_read_again(tmp_path):
-    table = measured_table(loaded(), CPU, "reference", torch.float32, lambda share, words: None)
-    assert table.measure == "ms" and table.fixed > 0 and all(entry.cost > 0 for entry in table.entries)
-    assert table.of("attention", 1.0) > table.of("attention", 0.125)
-    path = tmp_path / "costs.json"
-    path.write_text(table.model_dump_json())
-    assert CostTable.read(path, "custom") == table
-    found = run(tmp_path, Budget(target_ms=0.8 * table.total(Schedule.dense(2), MINIATURE)), table)
-    chosen = next(point for point in found.points if point.name == found.chosen)
-    assert found.cost_measure == "ms"
-    assert chosen.cost.ms <= 0.8 * table.total(Schedule.dense(2), MINIATURE)
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"measure": "ms"}', "[]"])
-def test_a_bad_cost_table_is_refused(tmp_path, text):
-    path = tmp_path / "costs.json"
-    path.write_text(text)
-    with pytest.raises(InvalidInput, match=r"cost table .*costs\.json cannot be read"):
-        CostTable.read(path, "custom")
-
-
-WRONG_TABLES = {
-    "another-model": (lambda table: table.model_copy(update={"family": "vit_h"}), "is of vit_h, not of custom"),
-    "no-times": (lambda table: table.model_copy(update={"measure": "flops"}), "is not of milliseconds"),
-    "a-rung-missing": (lambda table: table.model_copy(update={"entries": table.entries[1:]}), "measure it again"),
-    "no-number": (
-        lambda table: table.model_copy(
-            update={"entries": (table.entries[0].model_copy(update={"cost": float("inf")}), *table.entries[1:])}
-        ),
-        "is not of milliseconds|cannot be read",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "words"), WRONG_TABLES.values(), ids=WRONG_TABLES.keys())
-def test_a_cost_table_that_does_not_fit_is_refused(tmp_path, change, words):
-    path = tmp_path / "costs.json"
-    path.write_text(change(counted_table(loaded()).model_copy(update={"measure": "ms"})).model_dump_json())
-    with pytest.raises(InvalidInput, match=words):
-        CostTable.read(path, "custom")
+def test_a_journal_of_another_routing_is_refused(tuned, tmp_path):
+    (tmp_path / "out").mkdir()
+    shutil.copy(tuned[1] / tuning.JOURNAL, tmp_path / "out")
+    with pytest.raises(InvalidInput, match="another choice of ladders, routing; repeat that command"):
+        run(tmp_path, Budget(max_cost=0.5), one=setting(space=SearchSpace(MINIATURE, "share-quadtree")))
 
 
 def test_the_recipe_says_what_it_promises(tuned):
@@ -332,11 +336,13 @@ def test_the_recipe_says_what_it_promises(tuned):
     assert f"mean IoU {-chosen.validation.mean:+.4f}" in (folder / "recipe.toml").read_text()
 
 
-def test_uniform_is_what_one_density_means():
+@pytest.mark.parametrize("routing", SHORT)
+def test_uniform_is_what_one_density_means(routing):
     """The same blocks at the same densities, and so the same masks, as `--density`."""
+    schedule = dict(SearchSpace(MINIATURE, routing).uniform())[0.4]
     encoders = [
         SparseSamEncoder(loaded().sam.image_encoder, MINIATURE, choice)
-        for choice in (uniform(0.4, MINIATURE).sparsity, SparsityConfig(0.4, 0.4))
+        for choice in (schedule.sparsity, SparsityConfig(0.4, 0.4, routing=routing))
     ]
     image = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
     one, other = (encoder(image) for encoder in encoders)

@@ -1,0 +1,59 @@
+"""What `tune` needs, so small that a run takes seconds: a network of two blocks, few images, short ladders."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from sparsesam_deploy.accuracy.cost_table import CostTable
+from sparsesam_deploy.accuracy.judge import Judge
+from sparsesam_deploy.accuracy.mirrored import Mirrored
+from sparsesam_deploy.accuracy.prompts import parse_prompt
+from sparsesam_deploy.accuracy.results import Tuning
+from sparsesam_deploy.accuracy.schedule import SearchSpace
+from sparsesam_deploy.accuracy.subset import Subset
+from sparsesam_deploy.accuracy.tune import Budget
+from sparsesam_deploy.accuracy.tuning import Setting, tune
+from sparsesam_deploy.accuracy.variants import torch_variant
+from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.config import DENSE, SamConfig
+from tests.accuracy.pictures import Pictures
+from tests.helpers import random_sam
+
+CPU = torch.device("cpu")
+MINIATURE = SamConfig("custom", embed_dim=16, depth=2, num_heads=1, global_blocks=(0,), decoder_mlp_dim=64)
+SPACE = SearchSpace(MINIATURE, "share-variance")
+SHORT = {
+    routing: {"attention": (1.0, 0.125), "mlp": (1.0, 0.5, least), "windowed": (1.0, 0.5)}
+    for routing, least in (("share-variance", 0.25), ("share-quadtree", 0.2))
+}
+
+
+@pytest.fixture(scope="module")
+def short_ladders():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsesam_deploy.accuracy.schedule.LADDERS", SHORT)
+        yield
+
+
+@cache
+def loaded() -> LoadedSam:
+    return LoadedSam(random_sam(MINIATURE), MINIATURE, "0" * 64, "miniature")
+
+
+def setting(images: int = 4, space: SearchSpace = SPACE, **choices) -> Setting:
+    """Every second image is for the search, the others validate."""
+    dense = torch_variant("dense", loaded(), DENSE, CPU)
+    judge = Judge(loaded(), dense.encode, [parse_prompt("box")], "best", CPU)
+    dataset = Pictures(images, **choices)
+    seen, unseen = (Mirrored(Subset(dataset, range(first, images, 2)), 1) for first in (0, 1))
+    return Setting(loaded(), space, judge, seen, unseen, CPU, "reference", 0, True)
+
+
+def run(folder: Path, budget: Budget, table: CostTable | None = None, one: Setting | None = None) -> Tuning:
+    """Tune into ``out`` in ``folder``."""
+    return tune(one or setting(), budget, table, folder / "out", Console(quiet=True))
