@@ -1,7 +1,7 @@
 """What each way of thinning costs on the trained nano model: the tables of docs/accuracy.md.
 
     python -m benchmarks.accuracy --output /tmp/accuracy --json docs/results/accuracy_nano.json
-    python -m benchmarks.accuracy --half-size --output /tmp/half --json docs/results/accuracy_nano_half_size.json
+    python -m benchmarks.accuracy --half-size --symmetries 4 --density 0.4 --row ... --output /tmp/half
 
 Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Section 7 of the algorithm's
 specification has figures of the same kind on 96 other scenes, which are printed beside.
@@ -152,22 +152,21 @@ def _interval(change: Interval) -> str:
 @click.option("--density", "densities", type=float, multiple=True, default=(0.3, 0.4, 0.5), show_default=True)
 @click.option("--symmetries", type=click.IntRange(1, 8), default=1, show_default=True, help="Mirrorings of each image.")
 @click.option("--half-size", is_flag=True, help="Four scenes to a frame, each in its own pixels.")
-@click.option("--only", type=click.Choice(["section7", "beyond"]), help="One of the two tables.")
+@click.option("--row", "only", multiple=True, help="Only the row of this name, such as 'lattice 0.4'; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for report and figures.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Where to put a copy of evaluation.json.")
 def main(
     densities: tuple[float, ...],
     symmetries: int,
     half_size: bool,
-    only: str | None,
+    only: tuple[str, ...],
     output: Path,
     json_path: Path | None,
 ) -> None:
-    choices = {}
-    if only != "beyond":
-        choices |= {f"{name} {d:g}": choice for d in densities for name, choice in section7(d).items()}
-    if only != "section7":
-        choices |= beyond()
+    choices = {f"{name} {d:g}": choice for d in densities for name, choice in section7(d).items()} | beyond()
+    if unknown := set(only) - choices.keys():
+        raise click.BadParameter(f"there is no row {unknown.pop()!r}; choose from {', '.join(choices)}.")
+    choices = {name: choice for name, choice in choices.items() if name in only or not only}
     loaded = load_nano()
     found = evaluate(
         subject(loaded, choices), loaded, holdout(symmetries, half_size), output, Console(stderr=True), CPU

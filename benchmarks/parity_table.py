@@ -19,7 +19,7 @@ from sparsesam_deploy.export.recipe import ExportRecipe
 from sparsesam_deploy.progress import Stages
 
 DTYPES = ("fp32", "fp16", "bf16")
-DENSITIES: dict[str, float | None] = {"default (0.25 / 0.4)": None, "0.5": 0.5, "0.4": 0.4, "0.3": 0.3}
+DENSITIES: dict[str, float | None] = {"default (0.25 / 0.5)": None, "0.5": 0.5, "0.4": 0.4, "0.3": 0.3}
 
 
 @click.command()

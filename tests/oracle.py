@@ -242,8 +242,6 @@ class OracleEncoder:
         taken after proj, which is linear.
         """
         block, density = self.vit.blocks[index], self.config.for_block("windowed_density", index, self.depth)
-        if isinstance(self.config.windowed_density, float) and index < self.global_blocks[0]:
-            density = 1.0
         y = block.norm1(x)
         rows, groups = y.view(GRID * GRID, -1).clone(), cells(GRID)
         flat = groups[~self._best_by_variance(rows, round_half_up((density - 0.25) * GRID * GRID / 3))]
@@ -260,8 +258,8 @@ class OracleEncoder:
         """What the MLP half adds to the residual stream ``x`` (64, 64, C)."""
         block, density = self.vit.blocks[index], self.config.for_block("mlp_density", index, self.depth)
         y = block.norm2(x)
-        one_for_all = isinstance(self.config.mlp_density, float)
-        routed = not one_for_all or (index not in self.global_blocks and index > self.global_blocks[0])
+        spared = isinstance(self.config.mlp_density, float) and self.config.routing.startswith("skip-")
+        routed = not spared or (index not in self.global_blocks and index > self.global_blocks[0])
         if not routed or density == 1:
             return block.mlp(y)
         if self.config.routing.startswith("skip-"):

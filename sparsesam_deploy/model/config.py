@@ -45,7 +45,7 @@ class SamConfig:
 
     @property
     def routed_blocks(self) -> tuple[int, ...]:
-        """Blocks one density of rows for all means: windowed, after the first global one (algorithm.md, section 4)."""
+        """Blocks that skip rows where one density is given for all: windowed, after the first global one."""
         return tuple(i for i in range(self.depth) if i not in self.global_blocks and i > min(self.global_blocks))
 
 
@@ -68,30 +68,23 @@ def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
     return values
 
 
-def _in_routed_blocks(name: str, density: Density, config: SamConfig) -> tuple[float, ...]:
-    """One number in `SamConfig.routed_blocks` and 1 elsewhere; a tuple as it is."""
-    if isinstance(density, (int, float)):
-        return tuple(float(density) if i in config.routed_blocks else 1.0 for i in range(config.depth))
-    return _per_block(name, density, config.depth)
-
-
 @dataclass(frozen=True)
 class SparsityConfig:
     """How much of the encoder is computed, and which part.
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
-    1 is the dense SAM exactly. One ``mlp_density`` for all blocks is that of `SamConfig.routed_blocks`, the others stay
-    dense; a tuple means what it says in every block. ``diagonal`` adds the query's own tile to the stripe; ``None``
-    means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
-    ``default`` preset.
+    1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` for all blocks is that of
+    `SamConfig.routed_blocks`, as in the released code, and the others stay dense. ``diagonal`` adds the query's own tile
+    to the stripe; ``None`` means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``.
+    The defaults are the ``default`` preset.
 
-    ``windowed_routing`` says what ``windowed_density`` is a share of: ``stripe``, of the keys in every windowed block
-    (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where one number is that of
-    `SamConfig.routed_blocks` and every token still attends to its whole window.
+    ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys
+    (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where every token still
+    attends to its whole window.
     """
 
     attention_density: Density = 0.25
-    mlp_density: Density = 0.4
+    mlp_density: Density = 0.5
     windowed_density: Density = 1.0
     order: Order = "lattice"
     routing: Routing = "share-variance"
@@ -151,7 +144,7 @@ class SparsityConfig:
         """
         if self.windowed_routing == "stripe":
             return (1.0,) * config.depth
-        densities = _in_routed_blocks("windowed_density", self.windowed_density, config)
+        densities = _per_block("windowed_density", self.windowed_density, config.depth)
         return tuple(1.0 if i in config.global_blocks else density for i, density in enumerate(densities))
 
     def mlp_densities(self, config: SamConfig) -> tuple[float, ...]:
@@ -160,7 +153,9 @@ class SparsityConfig:
         Raises:
             DensityError: ``skip-group-rank`` before the first global block, whose ranking it needs.
         """
-        densities = _in_routed_blocks("mlp_density", self.mlp_density, config)
+        densities = _per_block("mlp_density", self.mlp_density, config.depth)
+        if not self.shares_rows and isinstance(self.mlp_density, (int, float)):
+            densities = tuple(density if i in config.routed_blocks else 1.0 for i, density in enumerate(densities))
         first = min(config.global_blocks)
         if self.routing == "skip-group-rank" and min(densities[:first], default=1.0) < 1:
             raise DensityError(

@@ -32,10 +32,18 @@ def test_the_dense_work_is_the_textbooks(family):
 
 
 @pytest.mark.parametrize(("family", "share"), [("nano", 0.8), ("vit_b", 0.8), ("vit_h", 0.7375)])
-def test_the_default_preset_costs_what_the_specification_says(family, share):
-    """Section 7: 0.80 of the nano model's linear layers, 0.74 of ViT-H's."""
+def test_late_mlps_cost_what_the_specification_says(family, share):
+    """Section 7: at MLP density 0.4 in the routed blocks 0.80 of the nano model's linear layers, 0.74 of ViT-H's."""
     config = FAMILIES[family]
-    assert cost_of_choice(stock(config), config, SparsityConfig(0.25, 0.4)).gemm == pytest.approx(share, abs=1e-3)
+    late = tuple(0.4 if block in config.routed_blocks else 1.0 for block in range(config.depth))
+    assert cost_of_choice(stock(config), config, SparsityConfig(0.25, late)).gemm == pytest.approx(share, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["nano", "vit_b", "vit_l", "vit_h"])
+def test_the_default_preset_costs_two_thirds(family):
+    """MLPs are two thirds of the linear layers, and half of their rows are computed."""
+    config = FAMILIES[family]
+    assert cost_of_choice(stock(config), config, SparsityConfig()).gemm == pytest.approx(2 / 3, abs=1e-3)
 
 
 def test_dense_is_one():

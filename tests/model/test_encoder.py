@@ -118,15 +118,19 @@ def test_variant_matches_oracle(config):
 
 
 @torch.no_grad()
-def test_one_number_is_that_number_in_every_block_it_means():
-    """For MLPs these are the windowed blocks after the first global one."""
-    one, many = SparsityConfig(0.4, 0.3, 0.5), SparsityConfig((0.4,) * 4, (1.0, 1.0, 0.3, 1.0), (0.5,) * 4)
+@pytest.mark.parametrize(
+    ("routing", "mlp"), (("share-variance", (0.3,) * 4), ("skip-static", (1.0, 1.0, 0.3, 1.0))), ids=("share", "skip")
+)
+def test_one_number_is_that_number_in_every_block_it_means(routing, mlp):
+    """Rows are shared in every block, but skipped in the windowed ones after the first global one alone."""
+    one = SparsityConfig(0.4, 0.3, 0.5, routing=routing)
+    many = SparsityConfig((0.4,) * 4, mlp, (0.5,) * 4, routing=routing)
     torch.testing.assert_close(sparse_encoder(many)(noise_image()), sparse_encoder(one)(noise_image()), rtol=0, atol=0)
 
 
-def test_one_number_for_shared_windows_is_that_of_routed_blocks():
+def test_windowed_density_is_of_keys_or_of_rows():
     shared = SparsityConfig(0.4, 0.3, 0.5, windowed_routing="share-variance")
-    assert shared.row_densities(SMALL) == (1.0, 1.0, 0.5, 1.0)
+    assert shared.row_densities(SMALL) == (0.5, 1.0, 0.5, 1.0)
     assert shared.key_densities(SMALL) == (1.0, 0.4, 1.0, 0.4)
     thinned = SparsityConfig(0.4, 0.3, 0.5)
     assert thinned.row_densities(SMALL) == (1.0,) * 4
