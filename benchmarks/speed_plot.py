@@ -63,7 +63,7 @@ def draw(encoder: dict[str, dict], title: str, path: Path) -> None:
         curve(by_batch, eager, color=colour, marker="X", linestyle=":")
 
     by_density.set(title="batch 1", xlabel="density of global attention and of routed MLPs", ylabel="ms an image")
-    by_batch.set(title="default preset (0.25 / 0.4)", xlabel="batch", xscale="log")
+    by_batch.set(title="default preset (0.25 / 0.5)", xlabel="batch", xscale="log")
     for axes in (by_density, by_batch):
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(FixedLocator(sorted(ticks[axes])))
@@ -77,7 +77,7 @@ def draw(encoder: dict[str, dict], title: str, path: Path) -> None:
     grey = {"color": "#555555"}
     kinds = [
         Line2D([], [], marker="o", label="ours, one CUDA graph", **grey),
-        Line2D([], [], marker="D", markerfacecolor="white", linestyle="", label="default preset (0.25 / 0.4)", **grey),
+        Line2D([], [], marker="D", markerfacecolor="white", linestyle="", label="default preset (0.25 / 0.5)", **grey),
         Line2D([], [], linestyle="--", linewidth=1, label="floor: its matrix products alone", **grey),
         Line2D([], [], marker="X", linestyle=":", label="eager fp16, in a CUDA graph", **grey),
     ]

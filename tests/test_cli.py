@@ -56,7 +56,7 @@ def test_build_writes_what_it_promises(built):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == printed["manifest"]
     assert manifest["engine"]["bytes"] == (folder / "encoder.engine").stat().st_size > 1 << 20
-    assert manifest["sparsity"]["attention_density"] == 0.25 and manifest["sparsity"]["mlp_density"] == 0.4
+    assert manifest["sparsity"]["attention_density"] == 0.25 and manifest["sparsity"]["mlp_density"] == 0.5
     assert manifest["precision"] == "fp16" and manifest["compute_capabilities"] == ["SM80", "SM86", "SM89", "SM120"]
     assert {record["name"] for record in manifest["stages"]} >= {"load checkpoint", "verify"}
 
@@ -213,7 +213,7 @@ def test_windows_share_rows_on_request(sparsesam_export, tiny_checkpoint, tmp_pa
     assert result.code == 0, result.err
     described = json.loads(sparsesam_export("inspect", tmp_path / "encoder.onnx", "--json").out)
     assert (described["windowed_density"], described["windowed_routing"]) == (0.5, "share-variance")
-    assert described["effective_density"]["windowed_rows"] == pytest.approx(0.75, abs=1e-3)
+    assert described["effective_density"]["windowed_rows"] == pytest.approx(0.5, abs=1e-3)
     too_few = ("--windowed-density", "0.2", *asked[2:])
     refused = sparsesam_export("onnx", "--checkpoint", tiny_checkpoint, *too_few, "--output", tmp_path / "none")
     assert refused.code == 2

@@ -102,15 +102,9 @@ class SearchSpace:
                     yield Move(block, knob, before, density)
 
     def uniform(self) -> Iterator[tuple[float, Schedule]]:
-        """What one ``--density`` means, from the lowest: global attention, and MLPs of `SamConfig.routed_blocks`."""
+        """What one ``--density`` means, from the lowest: that density in global attention and in MLPs."""
         for density in UNIFORM:
             if density >= min(self.ladders["mlp"]):
-                yield density, self._uniform(density)
-
-    def _uniform(self, density: float) -> Schedule:
-        config, blocks = self.config, range(self.config.depth)
-        return replace(
-            self.dense,
-            attention=tuple(density if block in config.global_blocks else 1.0 for block in blocks),
-            mlp=tuple(density if block in config.routed_blocks else 1.0 for block in blocks),
-        )
+                choice = SparsityConfig(density, density, routing=self.routing)
+                keys, rows = choice.key_densities(self.config), choice.mlp_densities(self.config)
+                yield density, replace(self.dense, attention=keys, mlp=rows)

@@ -73,8 +73,8 @@ def test_all_of_it_on_a_small_network(pretended_clock, monkeypatch):
     ours = results["rows"][-1]
     assert ours["status"] == "timed" and ours["error"] <= 1e-5, ours["detail"]
     assert (ours["speed_up"], ours["of_floor"], ours["memory_of_eager"]) == (1.0, 1.0, 1.0)
-    assert ours["floor"]["gflop"] == pytest.approx(2e-9 * 12 * 32**2 * (4096 + (4096 + 2 * SHARED_ROWS) / 3), abs=0.1)
-    assert ours["density"] == {"attention": 0.25, "mlp": 0.4}
+    assert ours["floor"]["gflop"] == pytest.approx(2e-9 * 12 * 32**2 * 2 * (4096 + 2 * SHARED_ROWS) / 3, abs=0.1)
+    assert ours["density"] == {"attention": 0.25, "mlp": 0.5}
     console = Console(width=130)
     with console.capture() as captured:
         console.print(encoder_speed.table({"custom": results}))

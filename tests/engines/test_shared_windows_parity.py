@@ -18,7 +18,7 @@ from tests.export.models import Exported, export, random_image
 
 from .faults import Fault, add_groups, in_attention, node_of, route_flattest, write_broken
 
-SPARSITY = SparsityConfig(0.25, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance")
+SPARSITY = SparsityConfig(0.25, (1.0, 1.0, 0.4, 1.0), (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance")
 DTYPES = ("fp32", "fp16")
 
 

@@ -14,9 +14,10 @@ from tests.helpers import TINY, random_sam
 from tests.networks import noise_image, relative_error
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
-SPARSITY = SparsityConfig(windowed_density=0.5, windowed_routing="share-variance")
-"""One windowed block is dense, the other shares rows; all else is as by default."""
-QUADTREE = SparsityConfig(mlp_density=0.3, routing="share-quadtree")
+ONE_BLOCK = (1.0, 1.0, 0.4, 1.0)
+SPARSITY = SparsityConfig(mlp_density=ONE_BLOCK, windowed_density=ONE_BLOCK, windowed_routing="share-variance")
+"""One windowed block is dense, the other shares rows; rounding would decide ties in further ones."""
+QUADTREE = SparsityConfig(mlp_density=ONE_BLOCK, routing="share-quadtree")
 
 
 @torch.inference_mode()

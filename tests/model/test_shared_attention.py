@@ -17,7 +17,8 @@ densities = pytest.mark.parametrize("density", (0.25, 0.2504, 0.5, 0.9993, 0.999
 
 
 def make(density: float, backend: str = "reference") -> SparseSamEncoder:
-    sparsity = SparsityConfig(1.0, 1.0, density, windowed_routing="share-variance")
+    """One of the two windowed blocks, block 2, shares rows."""
+    sparsity = SparsityConfig(1.0, 1.0, (1.0, 1.0, density, 1.0), windowed_routing="share-variance")
     return SparseSamEncoder(small_encoder(), SMALL, sparsity, backend=backend).eval()
 
 
