@@ -73,10 +73,10 @@ class SparsityConfig:
     """How much of the encoder is computed, and which part.
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
-    1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` for all blocks is that of
-    `SamConfig.routed_blocks`, as in the released code, and the others stay dense. ``diagonal`` adds the query's own tile
-    to the stripe; ``None`` means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``.
-    The defaults are the ``default`` preset.
+    1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` is that of `SamConfig.routed_blocks`, as in
+    the released code, and the other blocks stay dense. ``diagonal`` adds the query's own tile to the stripe; ``None``
+    means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
+    ``default`` preset.
 
     ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys
     (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where every token still
