@@ -45,12 +45,17 @@ class OnnxRunner:
             as the nodes say.
 
     Raises:
-        InvalidInput, CheckFailed: see `load_exported`; ONNX Runtime refuses the graph.
+        InvalidInput, CheckFailed: see `load_exported`; the graph lacks an inner value; ONNX Runtime refuses it.
     """
 
     def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
         model, self.metadata = load_exported(path)
         self.path = path
+        computed = {name for node in model.graph.node for name in node.output}
+        if missing := [name for name in inner_values if name not in computed]:
+            raise CheckFailed(
+                f"{path} has no {missing[0]}, which an export of its densities has today; export the checkpoint again."
+            )
         counts = [{attribute.name: attribute.i for attribute in node.attribute} for node in model.graph.node]
         counts = [attributes for attributes in counts if "num_groups" in attributes]
         self.num_groups = [attributes["num_groups"] for attributes in counts]

@@ -9,6 +9,7 @@ from sparsesam_deploy.engines import onnx_runner
 from sparsesam_deploy.engines.onnx_runner import OnnxRunner
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
 from sparsesam_deploy.export.decoder import export_decoder
+from sparsesam_deploy.export.metadata import load_exported
 from sparsesam_deploy.model.checkpoint import load_checkpoint
 from tests.helpers import TINY, save_random_checkpoint
 
@@ -22,12 +23,23 @@ def decoder(tmp_path_factory):
     return folder / "decoder.onnx"
 
 
-def test_a_graph_that_is_refused(decoder, capfd):
-    """An inner value that no node makes."""
+def test_an_inner_value_that_no_node_makes(decoder):
+    """As after a change of what a density means: the file says the same, but was made of other nodes."""
+    with pytest.raises(
+        CheckFailed, match=r"decoder.onnx has no row_of_token_block_00, .+; export the checkpoint again"
+    ):
+        OnnxRunner(decoder, ["low_res_masks", "row_of_token_block_00"])
+
+
+def test_a_graph_that_is_refused(decoder, capfd, monkeypatch):
+    """An operator that no runtime knows."""
+    model, metadata = load_exported(decoder)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    monkeypatch.setattr(onnx_runner, "load_exported", lambda path: (model, metadata))
     with pytest.raises(
         CheckFailed, match=r"ONNX Runtime cannot run \S+decoder.onnx \(.+\); export the checkpoint again"
     ):
-        OnnxRunner(decoder, ["no such value"])
+        OnnxRunner(decoder)
     assert capfd.readouterr().out == ""
 
 
