@@ -71,7 +71,6 @@ class SparseSamEncoder(nn.Module):
 
     Raises:
         DensityError: a density leaves nothing to compute, or lists another number of blocks.
-        InvalidInput: ``backend`` has no kernels for the routing.
     """
 
     def __init__(

@@ -10,13 +10,13 @@ import onnx
 import pytest
 import torch
 
-from sparsesam_deploy.engines.parity import EncoderCheck, EncoderParity, first_failure, routing_error
-from sparsesam_deploy.engines.tolerance import TOLERANCES
+from sparsesam_deploy.engines.parity import EncoderCheck, first_failure, routing_error
 from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.model.config import SparsityConfig
-from tests.export.models import Exported, export, random_image
+from tests.export.models import Exported, export
 
 from .faults import Fault, add_groups, change_attribute, node_of, write_broken
+from .judging import assert_healthy, judge
 
 SPARSITY = SparsityConfig(0.25, (1.0, 0.2, 0.3, 0.6), routing="share-quadtree")
 DTYPES = ("fp32", "fp16")
@@ -77,20 +77,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     return {dtype: export(tmp_path_factory.mktemp(dtype), SPARSITY, dtype) for dtype in DTYPES}
 
 
-def judge(exported: Exported, path: Path) -> EncoderParity:
-    image = random_image()
-    with torch.inference_mode():
-        expected = exported.encoder(image)
-    return EncoderCheck(path, exported.encoder)(image, expected)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_healthy_export_is_accepted(dtype: str, exported: dict[str, Exported]):
-    parity = judge(exported[dtype], exported[dtype].path)
-    assert first_failure(parity.stages, dtype) is None
-    assert parity.relative_l2_routed_alike <= TOLERANCES[dtype].embedding
-    decisions = [stage.name for stage in parity.stages if stage.name.endswith("routing")]
-    assert decisions == ["block 1 routing", "block 2 routing", "block 3 routing"]
+    assert_healthy(exported[dtype], dtype, ["block 1 routing", "block 2 routing", "block 3 routing"])
 
 
 def rank_the_other_way(which: int):

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
-from sparsesam_deploy.engines.parity import EncoderCheck, EncoderParity, first_failure
-from sparsesam_deploy.engines.tolerance import TOLERANCES
+from sparsesam_deploy.engines.parity import EncoderCheck, first_failure
 from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.model.config import SparsityConfig
-from tests.export.models import Exported, export, random_image
+from tests.export.models import Exported, export
 
 from .faults import Fault, add_groups, in_attention, node_of, route_flattest, write_broken
+from .judging import assert_healthy, judge
 
 SPARSITY = SparsityConfig(0.25, (1.0, 1.0, 0.4, 1.0), (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance")
 DTYPES = ("fp32", "fp16")
@@ -27,20 +26,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     return {dtype: export(tmp_path_factory.mktemp(dtype), SPARSITY, dtype) for dtype in DTYPES}
 
 
-def judge(exported: Exported, path: Path) -> EncoderParity:
-    image = random_image()
-    with torch.inference_mode():
-        expected = exported.encoder(image)
-    return EncoderCheck(path, exported.encoder)(image, expected)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_healthy_export_is_accepted(dtype: str, exported: dict[str, Exported]):
-    parity = judge(exported[dtype], exported[dtype].path)
-    assert first_failure(parity.stages, dtype) is None
-    assert parity.relative_l2_routed_alike <= TOLERANCES[dtype].embedding
-    decisions = [stage.name for stage in parity.stages if stage.name.endswith("routing")]
-    assert decisions == ["block 0 attention routing", "block 2 attention routing", "block 2 routing"]
+    assert_healthy(
+        exported[dtype], dtype, ["block 0 attention routing", "block 2 attention routing", "block 2 routing"]
+    )
 
 
 def swap_two_cells(model: onnx.ModelProto, block: int) -> None:
