@@ -43,7 +43,7 @@ def shared_groups(density: float, num_tokens: int, name: str = "mlp_density") ->
     ``name`` is the density's, for the error: ``mlp_density`` or ``windowed_density``.
     """
     if not 1 / GROUP <= density <= 1:
-        other = "a skip routing" if name == "mlp_density" else "windowed_routing stripe"
+        other = "routing share-quadtree" if name == "mlp_density" else "windowed_routing stripe"
         raise DensityError(
             f"{name} {density:g} is below {1 / GROUP:g}, where every 2x2 group already shares one row; "
             f"use at least {1 / GROUP:g} or {other}."
