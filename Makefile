@@ -20,7 +20,7 @@ lint: .venv/dev
 
 # Every check and benchmark that needs a GPU; short tables last, JSON and a plot in docs/results/, named after the GPU.
 gpu-check: .venv/dev
-	$(BIN)/python -m benchmarks.gpu_check
+	$(BIN)/python -m checks.gpu_check
 
 clean:
 	rm -rf .venv engines/built

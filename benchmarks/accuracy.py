@@ -17,14 +17,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.scenes import HalfSize
-from sparsesam_deploy.accuracy.coco import CocoDataset
-from sparsesam_deploy.accuracy.evaluate import Subject
-from sparsesam_deploy.accuracy.evaluation import DOCUMENT, evaluate
-from sparsesam_deploy.accuracy.judge import Judge
-from sparsesam_deploy.accuracy.mirrored import Mirrored
-from sparsesam_deploy.accuracy.prompts import parse_prompt
-from sparsesam_deploy.accuracy.results import Evaluation, Interval, VariantResult
-from sparsesam_deploy.accuracy.variants import dense_variant, torch_variant
+from sparsesam_deploy.accuracy.data.coco import CocoDataset
+from sparsesam_deploy.accuracy.data.mirrored import Mirrored
+from sparsesam_deploy.accuracy.evaluation.judge import Judge
+from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
+from sparsesam_deploy.accuracy.evaluation.run import DOCUMENT, evaluate
+from sparsesam_deploy.accuracy.evaluation.scoring import Subject
+from sparsesam_deploy.accuracy.evaluation.variants import dense_variant, torch_variant
+from sparsesam_deploy.accuracy.report.records import Evaluation, Interval, VariantResult
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.model.config import FAMILIES, SparsityConfig

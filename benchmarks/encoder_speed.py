@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from benchmarks import timing
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
-from sparsesam_deploy.engines.tolerance import TOLERANCES
 from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
 from sparsesam_deploy.model.config import FAMILIES, IMAGE_SIZE, PRESETS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
 from sparsesam_deploy.model.sam import build_sam
+from sparsesam_deploy.parity.tolerance import TOLERANCES
 
 BATCHES = (1, 8, 4)
 """In the order of what must be known if time runs out."""

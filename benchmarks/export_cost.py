@@ -29,13 +29,13 @@ def measure(family: str, dtype: str, folder: Path, export_only: bool = False) ->
     """Export, build and verify in this process; ``folder`` holds ``family``.pth and receives the files."""
     start = time.perf_counter()
     from sparsesam_deploy.engines.builder import EngineOptions, build_engine
-    from sparsesam_deploy.engines.samples import shipped_samples
-    from sparsesam_deploy.engines.verify import Verifier
     from sparsesam_deploy.export.decoder import export_decoder
     from sparsesam_deploy.export.encoder import export_encoder
     from sparsesam_deploy.model.checkpoint import load_checkpoint
     from sparsesam_deploy.model.config import SparsityConfig
     from sparsesam_deploy.model.encoder import SparseSamEncoder
+    from sparsesam_deploy.parity.samples import shipped_samples
+    from sparsesam_deploy.parity.verify import Verifier
     from sparsesam_deploy.progress import Stages
 
     imports = round(time.perf_counter() - start, 2)

@@ -25,7 +25,6 @@ from rich.table import Table
 from benchmarks.provenance import commit
 from sparsesam_deploy import ops
 from sparsesam_deploy.artifacts import output_file
-from sparsesam_deploy.engines.report import write_json
 from sparsesam_deploy.ops.ahead_of_time import (
     CAPABILITIES,
     Variant,
@@ -34,6 +33,7 @@ from sparsesam_deploy.ops.ahead_of_time import (
     routed_mlp_variants,
 )
 from sparsesam_deploy.ops.stripe_attention.triton import HEAD_DIMS
+from sparsesam_deploy.parity.report import write_json
 
 EMBED_DIMS = (192, 768, 1024, 1280)
 OPS = Path(ops.__file__).parent

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
-from sparsesam_deploy.engines.build import DECODER, ENCODER, export
-from sparsesam_deploy.engines.report import write_json
-from sparsesam_deploy.engines.samples import shipped_samples
-from sparsesam_deploy.engines.verify import Verifier
 from sparsesam_deploy.export.metadata import package_versions
 from sparsesam_deploy.export.recipe import ExportRecipe
+from sparsesam_deploy.parity.report import write_json
+from sparsesam_deploy.parity.samples import shipped_samples
+from sparsesam_deploy.parity.verify import Verifier
+from sparsesam_deploy.pipeline import DECODER, ENCODER, export
 from sparsesam_deploy.progress import Stages
 
 DTYPES = ("fp32", "fp16", "bf16")

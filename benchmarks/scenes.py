@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from sparsesam_deploy.accuracy.dataset import Dataset, LabelledImage
+from sparsesam_deploy.accuracy.data.dataset import Dataset, LabelledImage
 from sparsesam_deploy.model.config import IMAGE_SIZE
 
 QUARTER = IMAGE_SIZE // 2

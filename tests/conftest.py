@@ -12,7 +12,7 @@ import torch
 if not torch.cuda.is_available():  # read when the first kernel is defined
     os.environ["TRITON_INTERPRET"] = "1"
 
-from sparsesam_deploy import cli
+from sparsesam_deploy.cli import main as cli
 from tests.helpers import TINY, save_random_checkpoint
 
 

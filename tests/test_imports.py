@@ -56,3 +56,12 @@ def failures() -> dict[str, str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_without_optional_packages(failures, module):
     assert module not in failures, failures[module]
+
+
+def test_the_public_names_are_imported_when_asked_for():
+    light = "import sys, sparsesam_deploy; dir(sparsesam_deploy); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light]).returncode == 0
+    for name in sparsesam_deploy.__all__:
+        assert getattr(sparsesam_deploy, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'loads'"):
+        _ = sparsesam_deploy.loads

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
-from ..plugins import tensorrt_major
+from ..plugin_library import tensorrt_major
 from ..progress import Advance
 from .audit import AuditReport, audit_network
 from .cuda import cuda_devices

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..engines.manifest import EngineManifest
 from ..engines.options import DECODER_PROFILE
-from ..plugins import REGISTER
+from ..plugin_library import REGISTER
 from .options import ServingOptions
 
 MOUNT = "/models"

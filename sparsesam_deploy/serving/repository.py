@@ -13,7 +13,7 @@ from google.protobuf import text_format
 
 from ..artifacts import output_folder, sha256_file
 from ..errors import InvalidInput
-from ..plugins import REGISTER
+from ..plugin_library import REGISTER
 from ..progress import Stages
 from .config import schema
 from .launch import DOCKERFILE, Launch, readme

@@ -9,16 +9,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from sparsesam_deploy.accuracy.cost_table import CostTable
-from sparsesam_deploy.accuracy.judge import Judge
-from sparsesam_deploy.accuracy.mirrored import Mirrored
-from sparsesam_deploy.accuracy.prompts import parse_prompt
-from sparsesam_deploy.accuracy.results import Tuning
-from sparsesam_deploy.accuracy.schedule import SearchSpace
-from sparsesam_deploy.accuracy.subset import Subset
-from sparsesam_deploy.accuracy.tune import Budget
-from sparsesam_deploy.accuracy.tuning import Setting, tune
-from sparsesam_deploy.accuracy.variants import torch_variant
+from sparsesam_deploy.accuracy.data.mirrored import Mirrored
+from sparsesam_deploy.accuracy.data.subset import Subset
+from sparsesam_deploy.accuracy.evaluation.judge import Judge
+from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
+from sparsesam_deploy.accuracy.evaluation.variants import torch_variant
+from sparsesam_deploy.accuracy.report.records import Tuning
+from sparsesam_deploy.accuracy.tuning.cost_table import CostTable
+from sparsesam_deploy.accuracy.tuning.run import Setting, tune
+from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
+from sparsesam_deploy.accuracy.tuning.tuner import Budget
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig
 from tests.accuracy.pictures import Pictures
@@ -36,7 +36,7 @@ SHORT = {
 @pytest.fixture(scope="module")
 def short_ladders():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsesam_deploy.accuracy.schedule.LADDERS", SHORT)
+        patch.setattr("sparsesam_deploy.accuracy.tuning.run.schedule.LADDERS", SHORT)
         yield
 
 

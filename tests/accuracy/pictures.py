@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sparsesam_deploy.accuracy.dataset import BadImage, LabelledImage
-from sparsesam_deploy.accuracy.mirrored import Mirrored
+from sparsesam_deploy.accuracy.data.dataset import BadImage, LabelledImage
+from sparsesam_deploy.accuracy.data.mirrored import Mirrored
 from sparsesam_deploy.export.encoder import OUTPUT
 
 SIZE = (48, 64)

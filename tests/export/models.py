@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, inliner, numpy_helper, shape_inference
 from torch import Tensor
 
-from sparsesam_deploy.engines.precision import in_float32
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.parity.precision import in_float32
 from tests.helpers import TINY, random_sam
 
 TINY_HQ = replace(TINY, hq=True)

@@ -10,9 +10,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from sparsesam_deploy.engines.onnx_runner import OnnxRunner
 from sparsesam_deploy.export.decoder import OUTPUTS, export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
+from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from tests.export.models import TINY_HQ, inlined, load_tiny, relative_error, value_types
 from tests.helpers import TINY
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sparsesam_deploy.engines.onnx_runner import OnnxRunner
-from sparsesam_deploy.engines.samples import shipped_samples
 from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, export_encoder, stream_names
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.ops.function_body import DOMAIN, OPSET
+from sparsesam_deploy.parity.onnx_runner import OnnxRunner
+from sparsesam_deploy.parity.samples import shipped_samples
 from tests.export.models import (
     TINY_HQ,
     Exported,

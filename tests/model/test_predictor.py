@@ -14,13 +14,13 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from sparsesam_deploy.engines.samples import Sample, shipped_samples
 from sparsesam_deploy.errors import ImageError, InvalidInput
 from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.image import preprocess
 from sparsesam_deploy.model.layers import cast_copy
 from sparsesam_deploy.model.predictor import SparseSamPredictor
+from sparsesam_deploy.parity.samples import Sample, shipped_samples
 
 from ..helpers import TINY, random_sam
 from ..networks import nano

@@ -13,12 +13,7 @@ import pytest
 from benchmarks.kernel_resources import EMBED_DIMS, HEAD_DIMS, sources_sha256
 from sparsesam_deploy.errors import EnvironmentProblem
 from sparsesam_deploy.ops import triton_language
-from sparsesam_deploy.ops.ahead_of_time import (
-    CAPABILITIES,
-    attention_variants,
-    compile_variant,
-    routed_mlp_variants,
-)
+from sparsesam_deploy.ops.ahead_of_time import CAPABILITIES, attention_variants, compile_variant, routed_mlp_variants
 
 REPORT = Path(__file__).parents[2] / "docs" / "results" / "kernel_resources.json"
 MATRIX_UNITS = {"9.0": "wgmma.mma_async", "10.0": "tcgen05.mma"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.plugin_nodes import PACKS as TRIED
+from checks.plugin_nodes import PACKS as TRIED
 from sparsesam_deploy.ops.function_body import PLUGIN_ATTRIBUTES
 from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, UNPACK_INPUTS, Pack
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, NODE_INPUTS, PATTERNS

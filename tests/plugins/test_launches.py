@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.plugin_host import TENSORRT_TYPES, HostFailed, input_lines, node_script, run_host
-from benchmarks.plugin_nodes import PACKS, STRIPES, Node, attention_node, pack_node, unpack_node
+from checks.plugin_host import TENSORRT_TYPES, HostFailed, input_lines, node_script, run_host
+from checks.plugin_nodes import PACKS, STRIPES, Node, attention_node, pack_node, unpack_node
 from sparsesam_deploy.model.config import FAMILIES, SamConfig
 from tests.plugins import replay
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plugin_host import LIBRARY
+from checks.plugin_host import LIBRARY
 
 REPORT = Path(__file__).parents[2] / "docs" / "results" / "kernel_resources.json"
 

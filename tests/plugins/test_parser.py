@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from benchmarks.plugin_host import LIBRARY
+from checks.plugin_host import LIBRARY
 from sparsesam_deploy.model.config import GRID_SIZE, PRESETS, SparsityConfig
 from sparsesam_deploy.ops.function_body import DOMAIN
 from tests.export.models import export

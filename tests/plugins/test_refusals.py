@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.plugin_host import input_lines, node_script, run_host
-from benchmarks.plugin_nodes import Node, attention_node, pack_node, unpack_node
+from checks.plugin_host import input_lines, node_script, run_host
+from checks.plugin_nodes import Node, attention_node, pack_node, unpack_node
 from sparsesam_deploy.model.config import FAMILIES, SamConfig
 
 NANO = FAMILIES["nano"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plugin_host import HOST, LIBRARY, drive, node_script, run_host
+from checks.plugin_host import HOST, LIBRARY, drive, node_script, run_host
 from tests.ops.test_plugin_contract import table
 
 REGISTER = "libsparsesam_plugins_register.so"

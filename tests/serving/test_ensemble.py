@@ -11,12 +11,12 @@ from PIL import Image
 from rich.console import Console
 from segment_anything import SamPredictor
 
-from sparsesam_deploy.engines.samples import SHIPPED
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.parity.samples import SHIPPED
 from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.serving.options import ServingOptions
 from sparsesam_deploy.serving.repository import write_repository

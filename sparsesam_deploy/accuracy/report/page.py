@@ -13,10 +13,10 @@ import jinja2
 
 from ...artifacts import output_file
 from ...errors import InvalidInput
-from ..results import Evaluation, Interval, Score, Tuning, VariantResult
 from . import pareto, sensitivity, words
 from .drawing import Drawing
 from .pictures import Case, CasePictures, KeptTokens, case_pictures, kept_share, thumbnail, veil
+from .records import Evaluation, Interval, Score, Tuning, VariantResult
 
 TEMPLATES = Path(__file__).with_name("templates")
 ONE_PANEL, SEVERAL_PANELS, ON_A_PHONE = (960, 400), (470, 340), (330, 320)

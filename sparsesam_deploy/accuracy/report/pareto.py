@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from matplotlib.ticker import MaxNLocator
 
-from ..results import Cost, Evaluation, Interval, Tuning
 from .drawing import CHARACTER_WIDTH, TEXT_SIZE, Box, Dot, Drawing, Line, Text
+from .records import Cost, Evaluation, Interval, Tuning
 from .words import flipped, plain, signed, span
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 34, 52

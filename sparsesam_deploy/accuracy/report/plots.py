@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...artifacts import output_file
-from ..results import Evaluation, Tuning
 from . import sensitivity
 from .drawing import CHARACTER_WIDTH, TEXT_SIZE, Drawing, Text, save_png, stacked
 from .pareto import Panel, draw, evaluation_panels, tuning_panel
+from .records import Evaluation, Tuning
 
 WIDTH, HEIGHT, MARGIN, TITLE, ROW = 800, 420, 12, 34, 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..results import Knob, Sensitivity, Tuning
 from .drawing import Cell, Drawing, Text
+from .records import Knob, Sensitivity, Tuning
 from .words import KNOBS, NOTHING, percent, plain
 
 LEFT, TOP, BOTTOM = 190, 62, 14

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ..results import Cost, Interval
+from .records import Cost, Interval
 
 MINUS = "\u2212"
 NOTHING = "\u2013"  # printed for what is no number

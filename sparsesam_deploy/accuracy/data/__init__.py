@@ -1,0 +1,1 @@
+"""Images and ground truth: COCO JSON, label maps, mask pairs, folders."""

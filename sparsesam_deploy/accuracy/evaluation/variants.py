@@ -1,0 +1,173 @@
+"""The encoders that are compared: thinned in PyTorch, or exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ...artifacts import sha256_file
+from ...engines.manifest import MANIFEST
+from ...errors import CheckFailed, InvalidInput
+from ...export.encoder import HQ_OUTPUT, OUTPUT
+from ...export.metadata import load_exported, sparsity_of
+from ...model.checkpoint import LoadedSam
+from ...model.config import DENSE, Density, SparsityConfig
+from ...model.encoder import SparseSamEncoder
+from ...model.mlp import Gelu
+from ...ops.backend import Backend
+from ...parity.blocks import encode_one
+from ...parity.onnx_runner import OnnxRunner
+from ...parity.verify import reference_outputs
+from ...pipeline import ENCODER
+from ...runtime.loading import load
+
+Outputs = dict[str, np.ndarray]
+"""What an encoder gives for one image, by the names of ``encoder.onnx``, float32."""
+
+
+class Encoder(Protocol):
+    """One image (1, 3, 1024, 1024) to `Outputs`; ``computed_by`` says which program does it, and where."""
+
+    computed_by: str
+
+    def __call__(self, image: torch.Tensor) -> Outputs: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A way of thinning the encoder: ``shape`` has its modules, to count work by, ``encode`` computes it."""
+
+    name: str
+    shape: SparseSamEncoder
+    encode: Encoder
+
+
+class TorchEncoder:
+    """`SparseSamEncoder` in float32 on ``device``."""
+
+    def __init__(self, encoder: SparseSamEncoder, device: torch.device) -> None:
+        self.encoder, self.device = encoder.to(device).eval(), device
+        self.computed_by = f"PyTorch {torch.__version__} fp32, {encoder.gelu} GELU, {encoder.backend}, {device}"
+
+    def __call__(self, image: torch.Tensor) -> Outputs:
+        return reference_outputs(self.encoder, image.to(self.device))
+
+
+class ExportedEncoder:
+    """What `sparsesam-export` left in a folder: ``encoder.onnx`` on the CPU, or its engine on a GPU.
+
+    Raises:
+        InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner` and `load`.
+    """
+
+    def __init__(self, folder: Path, backend: str, device: str | None) -> None:
+        if backend == "onnxruntime" and device in (None, "cpu"):
+            runner = OnnxRunner(folder / ENCODER)
+            self._batch = runner.metadata["batch"][0]
+            self.computed_by = f"{runner.kernels}, encoder.onnx {sha256_file(folder / ENCODER)[:12]}"
+            self._run = lambda image: encode_one(runner, image.numpy(), self._batch)
+        else:
+            engine = load(folder / MANIFEST, backend, device)
+            self._batch = engine.batch.min
+            self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
+            self._run = lambda image: self._named(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
+
+    @staticmethod
+    def _named(results: torch.Tensor | tuple[torch.Tensor, ...]) -> Outputs:
+        """The first image's; of SAM-HQ's two outputs the second has the batch as its second axis."""
+        if isinstance(results, tuple):
+            return {OUTPUT: results[0][:1].cpu().numpy(), HQ_OUTPUT: results[1][:, :1].cpu().numpy()}
+        return {OUTPUT: results[:1].cpu().numpy()}
+
+    def __call__(self, image: torch.Tensor) -> Outputs:
+        return self._run(image)
+
+
+def torch_variant(
+    name: str,
+    loaded: LoadedSam,
+    sparsity: SparsityConfig,
+    device: torch.device,
+    backend: Backend = "reference",
+    gelu: Gelu = "erf",
+) -> Variant:
+    """``sparsity`` of a checkpoint in PyTorch."""
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity, gelu, backend)
+    return Variant(name, encoder, TorchEncoder(encoder, device))
+
+
+def dense_variant(loaded: LoadedSam, device: torch.device, backend: Backend = "reference") -> Variant:
+    """What everything is compared with: the checkpoint itself, in PyTorch."""
+    return torch_variant("dense", loaded, DENSE, device, backend)
+
+
+def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str | None) -> Variant:
+    """The encoder exported into ``folder``, which must come from ``loaded``.
+
+    Raises:
+        CheckFailed: it comes from another checkpoint.
+    """
+    _, metadata = load_exported(folder / ENCODER, "encoder")
+    if metadata["checkpoint"]["sha256"] != loaded.sha256:
+        raise CheckFailed(
+            f"{folder / ENCODER} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; give "
+            "the checkpoint it came from."
+        )
+    name = f"{folder} ({metadata['dtype']}, {backend})"
+    shape = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity_of(metadata), metadata["gelu"])
+    shape = shape.to(next(loaded.sam.image_encoder.parameters()).device)
+    return Variant(name, shape, ExportedEncoder(folder, backend, device))
+
+
+def combinations(choices: dict[str, Sequence], base: SparsityConfig) -> list[SparsityConfig]:
+    """``base`` with every combination of ``choices``, lists of values by the names of `SparsityConfig` fields.
+
+    ``density`` sets attention_density and mlp_density together, in front of either's own choice. Combinations that
+    contradict themselves are refused as anywhere else.
+    """
+    lists = {name: values for name, values in choices.items() if values}
+    found = []
+    for values in product(*lists.values()):
+        settings = dict(zip(lists, values, strict=True))
+        density = settings.pop("density", None)
+        if density is not None:
+            settings = {"attention_density": density, "mlp_density": density} | settings
+        found.append(replace(base, **settings))
+    return list(dict.fromkeys(found))
+
+
+def describe(sparsity: SparsityConfig) -> str:
+    """A short name that tells settings apart: ``lattice 0.25, share-variance 0.4``."""
+    parts = []
+    if sparsity.attention_density != 1:
+        diagonal = {None: "", True: " with diagonal", False: " without diagonal"}[sparsity.diagonal]
+        parts.append(f"{sparsity.order}{diagonal} {_words(sparsity.attention_density)}")
+    if sparsity.windowed_density != 1:
+        how = sparsity.order if sparsity.windowed_routing == "stripe" else sparsity.windowed_routing
+        parts.append(f"windows {how} {_words(sparsity.windowed_density)}")
+    if sparsity.mlp_density != 1:
+        parts.append(f"MLP {sparsity.routing} {_words(sparsity.mlp_density)}")
+    return ", ".join(parts) or f"dense, {sparsity.order}"
+
+
+def _words(density: Density) -> str:
+    return str(density) if isinstance(density, (int, float)) else "/".join(map(str, density))
+
+
+def unique_names(variants: Iterable[Variant]) -> None:
+    """Refuse two variants of one name, which reports could not tell apart.
+
+    Raises:
+        InvalidInput: there are two.
+    """
+    seen: set[str] = set()
+    for variant in variants:
+        if variant.name in seen:
+            raise InvalidInput(f"variant {variant.name!r} is asked for twice; leave one of the two out.")
+        seen.add(variant.name)

@@ -1,0 +1,1 @@
+"""Densities for an accuracy budget: a resumable search."""

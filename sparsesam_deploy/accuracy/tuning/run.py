@@ -1,0 +1,200 @@
+"""A tuning run from beginning to end: resumable, and in the end a recipe with its evidence in the output folder."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ...artifacts import output_folder
+from ...export.metadata import package_versions
+from ...model.checkpoint import LoadedSam
+from ...ops.backend import Backend
+from ...parity.report import write_json
+from ...progress import Stages, counted
+from ..data.mirrored import Mirrored
+from ..evaluation.gallery import CASES, pictures
+from ..evaluation.journal import Journal
+from ..evaluation.judge import Judge
+from ..evaluation.machine import Clock
+from ..evaluation.scoring import Advance
+from ..evaluation.variants import torch_variant
+from ..report import Case, KeptTokens, write_plots, write_report
+from ..report.records import DatasetSummary, Provenance, Tuning
+from .cost_table import CostTable, counted_table, measured_table
+from .measurements import Trials, paired
+from .schedule import SearchSpace
+from .tuner import Budget, Point, Search, Tuner
+
+JOURNAL = "tuning.journal"
+DOCUMENT, PARETO, RECIPE, COSTS, REPORT = "tuning.json", "pareto.csv", "recipe.toml", "cost_table.json", "report.html"
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What is tuned, on what, where: ``calibration`` and ``validation`` have no image in common."""
+
+    loaded: LoadedSam
+    space: SearchSpace
+    judge: Judge
+    calibration: Mirrored
+    validation: Mirrored
+    device: torch.device
+    backend: Backend
+    seed: int
+    skip_bad: bool
+
+
+def tune(
+    setting: Setting,
+    budget: Budget,
+    table: CostTable | None,
+    output: Path,
+    console: Console,
+    restart: bool = False,
+) -> Tuning:
+    """Find a schedule for ``budget``; write ``recipe.toml``, ``tuning.json``, ``pareto.csv``, ``report.html``, plots.
+
+    ``table`` is a cost table that was measured before; without one milliseconds are measured here where ``budget``
+    names some. What was tried is kept in ``output/tuning.journal``: a killed run goes on from there, and one with
+    another budget tries only what is new.
+
+    Raises:
+        CheckFailed: no schedule that was evaluated meets the budget.
+        InvalidInput: an unusable image or label; the journal is of another run; ``output`` cannot be written.
+    """
+    clock, loaded = Clock(), setting.loaded
+    with output_folder(output) as folder:
+        if restart:
+            (output / JOURNAL).unlink(missing_ok=True)
+        journal = Journal(output / JOURNAL, _plan(setting))
+        calibration, validation = (
+            Trials(loaded, setting.judge, dataset, journal, setting.skip_bad, setting.device, setting.backend)
+            for dataset in (setting.calibration, setting.validation)
+        )
+        if table is None:
+            table = _table(setting, budget, console)
+        tuner = Tuner(loaded, setting.space, calibration, validation, table, budget, console)
+        search = tuner.search()
+        chosen = tuner.choose(search)
+        compared = tuner.uniform(chosen)
+        provenance = clock.provenance(loaded, setting.seed, setting.device)
+        document = _document(provenance, setting, calibration, validation, budget, table, search, chosen, compared)
+        write_json(folder / DOCUMENT, document.model_dump(mode="json"))
+        write_json(folder / COSTS, table.model_dump(mode="json"))
+        _write_pareto(document, folder / PARETO)
+        (folder / RECIPE).write_text(recipe(document, chosen), encoding="utf-8")
+        write_plots(folder, None, document)
+        with counted(console, "draw report", CASES) as advance:
+            write_report(folder / REPORT, None, document, *_pictures(setting, validation, chosen, advance))
+    return document
+
+
+def _plan(setting: Setting) -> dict:
+    """Everything that a trial's figures depend on; the budget is not of it, so that another one can reuse them."""
+    return {
+        "checkpoint": setting.loaded.sha256,
+        "calibration": [setting.calibration.fingerprint, *setting.calibration.names],
+        "validation": [setting.validation.fingerprint, len(setting.validation.names)],
+        "prompts": [repr(kind) for kind in setting.judge.prompts],
+        "point mask": setting.judge.point_mask,
+        "computed by": [str(setting.device), setting.backend, package_versions()],
+        "routing": setting.space.routing,
+        "ladders": {knob: list(ladder) for knob, ladder in setting.space.ladders.items()},
+    }
+
+
+def _table(setting: Setting, budget: Budget, console: Console) -> CostTable:
+    if budget.target_ms is None:
+        return counted_table(setting.loaded, setting.space)
+    dtype = torch.float16 if setting.device.type == "cuda" else torch.float32
+    with Stages(console)("measure costs") as advance:
+        return measured_table(setting.loaded, setting.space, setting.device, setting.backend, dtype, advance)
+
+
+def _document(
+    provenance: Provenance,
+    setting: Setting,
+    calibration: Trials,
+    validation: Trials,
+    budget: Budget,
+    table: CostTable,
+    search: Search,
+    chosen: Point,
+    compared: Point,
+) -> Tuning:
+    truth = "to the ground truth" if setting.calibration.has_truth else "to the dense encoder's masks"
+    points = [*search.points, compared]
+    return Tuning(
+        provenance=provenance,
+        calibration=_summary(calibration, chosen),
+        validation=_summary(validation, chosen),
+        budget={name: value for name, value in vars(budget).items() if value is not None},
+        cost_measure=table.measure,
+        loss_is=f"drop of mean IoU {truth}, from the dense encoder's on the same prompts",
+        prompts=tuple(kind.name for kind in setting.judge.prompts),
+        sensitivities=tuple(search.sensitivities),
+        steps=tuple(search.steps),
+        points=tuple(point.result() for point in points),
+        chosen=chosen.name,
+        compared=compared.name,
+        difference=paired(chosen.validation, compared.validation),
+    )
+
+
+def _summary(trials: Trials, chosen: Point) -> DatasetSummary:
+    dataset, usable = trials.dataset, trials.usable(chosen.candidate)
+    return DatasetSummary(
+        description=dataset.description,
+        fingerprint=dataset.fingerprint,
+        has_truth=dataset.has_truth,
+        images=len({dataset.source(index) for index in usable}),
+        objects=sum(usable.values()),
+        symmetries=dataset.symmetries,
+        left_out=dataset.left_out,
+        skipped=tuple(trials.problems),
+    )
+
+
+def _write_pareto(document: Tuning, path: Path) -> None:
+    """One line for each schedule that was evaluated, the most expensive first."""
+    columns = ("name", "gemm", "flops", "bytes", "ms", "calibration_loss", "low", "high", "validation_loss")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow((*columns, "validation_low", "validation_high"))
+        for point in sorted(document.points, key=lambda point: -point.cost.flops):
+            cost, seen, unseen = point.cost, point.calibration, point.validation
+            of_validation = (unseen.mean, unseen.low, unseen.high) if unseen else ("", "", "")
+            costs = (cost.gemm, cost.flops, cost.bytes, cost.ms)
+            writer.writerow((point.name, *costs, seen.mean, seen.low, seen.high, *of_validation))
+
+
+def recipe(document: Tuning, chosen: Point) -> str:
+    """The TOML recipe that `build` takes, with what it promises in its comments."""
+    sparsity, loss = chosen.candidate.sparsity, chosen.validation.loss
+    lines = [
+        f"# {document.provenance.command}",
+        f"# {document.provenance.model}, {document.provenance.created}: mean IoU {-loss.mean:+.4f} "
+        f"[{-loss.high:+.4f}, {-loss.low:+.4f}] on {document.validation.images} images that the search did not see,",
+        f"# {chosen.cost.gemm:.3f} of the dense encoder's linear layers, {chosen.cost.flops:.3f} of all its work.",
+        "# Give the weights with --model or --checkpoint.",
+        f'order = "{sparsity.order}"',
+        f'routing = "{sparsity.routing}"',
+        f'windowed_routing = "{sparsity.windowed_routing}"',
+    ]
+    for name in ("attention_density", "mlp_density", "windowed_density"):
+        densities = ", ".join(f"{value:g}" if value < 1 else "1.0" for value in getattr(sparsity, name))
+        lines.append(f"{name} = [{densities}]")
+    return "\n".join(lines) + "\n"
+
+
+def _pictures(
+    setting: Setting, validation: Trials, chosen: Point, advance: Advance
+) -> tuple[list[Case], list[KeptTokens]]:
+    """The objects on which the chosen schedule lost most of those that the search did not see, and what it keeps."""
+    variant = torch_variant(chosen.name, setting.loaded, chosen.candidate.sparsity, setting.device, setting.backend)
+    worst = {variant.name: validation.worst(chosen.candidate)}
+    return pictures(setting.judge, [variant], setting.validation, worst, advance)

@@ -1,0 +1,1 @@
+"""``sparsesam-export``: one file for each command."""

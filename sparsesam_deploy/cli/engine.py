@@ -1,0 +1,48 @@
+"""``sparsesam-export engine``: an engine from an exported encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options
+from .console import console, example, print_json, progress_console
+from .options import engine_options, require_builder
+
+
+@click.command(
+    short_help="Build an engine from an exported encoder.",
+    epilog=example("sparsesam-export engine exported/encoder.onnx --builder tensorrt-rtx --output exported"),
+)
+@click.argument("encoder", type=click.Path(path_type=Path), metavar="ENCODER.ONNX")
+@options.engine_choices
+@options.plugin_choices
+@options.output
+@options.as_json
+def engine(
+    encoder: Path,
+    builder: str | None,
+    plugin_library: Path | None,
+    no_plugins: bool,
+    output: Path,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """Build encoder.engine and manifest.json from an exported encoder."""
+    from ..export.metadata import load_exported
+    from ..pipeline import build_engine_only
+    from ..plugin_library import choose_library
+    from ..progress import Stages
+
+    require_builder(builder)
+    library = choose_library(builder, plugin_library, no_plugins)
+    _, metadata = load_exported(encoder, "encoder")
+    chosen = engine_options(choices, tuple(metadata["batch"]))
+    manifest = build_engine_only(encoder, output, builder, chosen, library, Stages(progress_console))
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        words = f"written to {output}: {manifest.engine.name}, {manifest.engine.bytes >> 20} MiB"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)

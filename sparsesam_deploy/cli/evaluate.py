@@ -1,0 +1,201 @@
+"""``sparsesam-export evaluate``: what sparsity costs on the user's own images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..errors import InvalidInput
+from ..model.config import ORDERS, PRESETS, ROUTINGS, WINDOWED_ROUTINGS
+from . import data, options
+
+if TYPE_CHECKING:
+    from ..accuracy.evaluation.variants import Variant
+    from ..accuracy.report.records import Evaluation
+    from ..model.checkpoint import LoadedSam
+
+DENSITIES = ("density", "attention_density", "mlp_density", "windowed_density")
+VARIANT_LISTS = (*DENSITIES, "order", "routing", "windowed_routing")
+
+
+def _densities(command: Any) -> Any:
+    helps = {
+        "density": "Share of attention and of MLP rows to compute.",
+        "attention_density": "The same for global attention alone.",
+        "mlp_density": "The same for routed MLPs alone.",
+        "windowed_density": "The same for windowed attention.",
+    }
+    for name in reversed(DENSITIES):
+        flag = f"--{name.replace('_', '-')}"
+        command = click.option(flag, name, type=options.DensityType(), multiple=True, help=helps[name])(command)
+    return command
+
+
+@click.command(
+    short_help="Measure what sparsity costs on images.",
+    epilog="\b\nExample:\n  sparsesam-export evaluate --model nano --images val2017 --coco instances_val2017.json "
+    "--density 0.3 --density 0.4 --output accuracy",
+)
+@options.weights
+@data.data_choices
+@data.prompt_choices
+@_densities
+@click.option("--order", type=click.Choice(ORDERS), multiple=True, help="Token order.")
+@click.option("--routing", type=click.Choice(ROUTINGS), multiple=True, help="How MLP rows are chosen.")
+@click.option(
+    "--windowed-routing",
+    type=click.Choice(WINDOWED_ROUTINGS),
+    multiple=True,
+    help="How windowed attention is thinned.",
+)
+@click.option("--preset", "presets", type=click.Choice(list(PRESETS)), multiple=True, help="A preset as a variant.")
+@click.option(
+    "--recipe", "recipes", type=click.Path(path_type=Path), metavar="FILE", multiple=True, help="A recipe as a variant."
+)
+@click.option(
+    "--exported",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    multiple=True,
+    help="A build or export as a variant, run by --backend.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
+    help="What runs --exported: encoder.onnx on --device, or the engine on a GPU.  [default: onnxruntime]",
+)
+@data.device_choices
+@click.option(
+    "--max-miou-drop",
+    type=options.FiniteRange(0, 1),
+    help="Accuracy floor: exit 1 when a variant loses more mean IoU than this to the dense encoder.",
+)
+@click.option("--restart", is_flag=True, help="Drop what an unfinished run left in --output instead of going on.")
+@options.output
+@options.as_json
+def evaluate(
+    model: str | None,
+    checkpoint: Path | None,
+    device: str,
+    torch_backend: str,
+    output: Path,
+    max_miou_drop: float | None,
+    skip_bad: bool,
+    restart: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> int:
+    """Measure what sparsity costs: masks of thinned encoders against ground truth and against the dense encoder.
+
+    --density and the other choices below it are repeatable; every combination of them is a variant, beside the presets,
+    recipes and exported folders named. Without any, the default preset is evaluated. Without ground truth the dense
+    encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
+    """
+    from ..accuracy.evaluation.judge import Judge
+    from ..accuracy.evaluation.run import evaluate as run
+    from ..accuracy.evaluation.scoring import Subject
+    from ..accuracy.evaluation.variants import dense_variant, unique_names
+    from ..export.recipe import ExportRecipe
+    from ..progress import Stages
+
+    progress = Console(stderr=True)
+    if chosen["backend"] is not None and not chosen["exported"]:
+        raise InvalidInput("--backend says what runs --exported; give --exported DIR or leave it out.")
+    place = data.torch_device(device, torch_backend)
+    symmetries = chosen["symmetries"]
+    dataset = data.read_dataset(chosen, progress)
+    prompts = data.read_prompts(chosen, dataset, symmetries)
+    with Stages(progress)("load checkpoint"):
+        loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
+        loaded.sam.to(place)
+    dense = dense_variant(loaded, place, torch_backend)
+    variants = _variants(loaded, chosen, place, torch_backend)
+    judge = Judge(loaded, dense.encode, prompts, chosen["point_mask"], place)
+    subject = Subject(dense, tuple(variants), judge)
+    unique_names(subject.all)
+    found = run(subject, loaded, dataset, output, progress, place, chosen["seed"], skip_bad, restart)
+    lost = _lost(found, max_miou_drop)
+    if as_json:
+        document = {"passed": not lost, "failures": lost, "output": str(output), **found.model_dump(mode="json")}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _print(found, Console())
+        for sentence in lost:
+            click.echo(sentence)
+        click.echo(f"written to {output}: report.html, evaluation.json, objects.csv")
+    return 1 if lost else 0
+
+
+def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: str) -> list[Variant]:
+    from ..accuracy.evaluation.variants import combinations, describe, exported_variant, torch_variant
+    from ..export.recipe import ExportRecipe
+
+    lists = {name: chosen[name] for name in VARIANT_LISTS}
+    named = [(f"preset {name}", PRESETS[name], "erf") for name in chosen["presets"]]
+    for path in chosen["recipes"]:
+        recipe = ExportRecipe.merge(path, {"model": "nano"})  # the weights are those of this command
+        named.append((f"recipe {path}", recipe.sparsity, recipe.gelu))
+    if any(lists.values()) or not (named or chosen["exported"]):
+        named += [(describe(sparsity), sparsity, "erf") for sparsity in combinations(lists, PRESETS["default"])]
+    variants = [torch_variant(name, loaded, sparsity, place, backend, gelu) for name, sparsity, gelu in named]
+    runner, device = chosen["backend"] or "onnxruntime", None if place.type == "cpu" else str(place)
+    return variants + [exported_variant(folder, loaded, runner, device) for folder in chosen["exported"]]
+
+
+def _lost(found: Evaluation, max_miou_drop: float | None) -> list[str]:
+    """A sentence for each variant and kind of prompt that loses more than the floor allows."""
+    if max_miou_drop is None:
+        return []
+    return [
+        f"{variant.name}: mean IoU by {score.prompt} is {-score.iou_change.mean:.4f} below the dense encoder's, over "
+        f"the {max_miou_drop:g} allowed"
+        for variant in found.variants[1:]
+        for score in variant.scores
+        if -score.iou_change.mean > max_miou_drop
+    ]
+
+
+def _print(found: Evaluation, console: Console) -> None:
+    data = found.dataset
+    truth = "ground truth" if data.has_truth else "the dense encoder's masks"
+    counts = f"{data.images} images, {data.objects} objects"
+    console.print(f"{data.description}: {counts}", highlight=False, markup=False, soft_wrap=True)
+    if data.images == 1:
+        console.print("one image says nothing about others: there are no intervals", highlight=False)
+    for sentence in data.skipped:
+        console.print(f"left out: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"mIoU and boundary IoU to {truth}, change from dense with its 95 % interval over images, IoU to dense masks",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for variant in found.variants:
+        console.print(
+            f"\n[bold]{escape(variant.name)}[/]: linear layers {variant.cost.gemm:.3f} of dense, "
+            f"embedding error {variant.embedding_error.mean:.3f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("prompt", "mIoU", "change", "boundary", "change", "to dense"):
+            table.add_column(name, justify="left" if name == "prompt" else "right", no_wrap=True)
+        for score in variant.scores:
+            table.add_row(
+                score.prompt,
+                f"{score.iou.mean:.4f}",
+                _change(score.iou_change) if variant is not found.variants[0] else "",
+                f"{score.boundary_iou.mean:.4f}",
+                f"{score.boundary_iou_change.mean:+.4f}" if variant is not found.variants[0] else "",
+                f"{score.agreement.mean:.4f}",
+            )
+        console.print(table)
+
+
+def _change(interval: Any) -> str:
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"

@@ -1,0 +1,1 @@
+"""Launch settings of the GPU kernels, measured."""

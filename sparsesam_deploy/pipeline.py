@@ -1,0 +1,196 @@
+"""``build``: checkpoint -> ONNX -> engine -> proof, complete in the output folder or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from .artifacts import output_folder
+from .engines.builder import BuilderName, BuiltEngine, EngineOptions, build_engine, check_buildable
+from .engines.manifest import MANIFEST, BatchProfile, Checkpoint, EngineManifest, FileRecord, Preprocessing, Sparsity
+from .errors import CheckFailed
+from .export.decoder import export_decoder
+from .export.encoder import export_encoder
+from .export.metadata import load_exported, weight_files
+from .export.recipe import ExportRecipe
+from .model.checkpoint import LoadedSam
+from .model.encoder import SparseSamEncoder
+from .parity.overlay import draw_overlay
+from .parity.report import ParityReport, write_json
+from .parity.samples import Sample
+from .parity.verify import Verifier
+from .plugin_library import REGISTER
+from .progress import Stages
+
+ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
+ENGINE, DECODER_ENGINE = "encoder.engine", "decoder.engine"
+PARITY, OVERLAY, REJECTED = "parity.json", "overlay.png", "rejected"
+ABOUT_AN_ENGINE = (PARITY, OVERLAY, DECODER_ENGINE)
+"""What belongs to the engine of a folder, and must not outlive it."""
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What ``build`` leaves behind."""
+
+    manifest: EngineManifest
+    report: ParityReport
+
+
+def export(recipe: ExportRecipe, folder: Path, stages: Stages) -> LoadedSam:
+    """Write ``encoder.onnx`` and ``decoder.onnx`` into ``folder``; returns the checkpoint they came from."""
+    with stages("load checkpoint"):
+        loaded = recipe.load()
+        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, recipe.sparsity, recipe.gelu)
+    with stages(f"export encoder, {recipe.dtype}"):
+        export_encoder(encoder, loaded, folder / ENCODER, recipe.dtype, recipe.batch)
+    with stages(f"export decoder, {recipe.dtype}"):
+        export_decoder(loaded, folder / DECODER, recipe.dtype)
+    return loaded
+
+
+def make_engine(
+    folder: Path, builder: BuilderName, options: EngineOptions, plugin_library: Path | None, stages: Stages
+) -> EngineManifest:
+    """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``, and ``decoder.engine`` if there is a decoder.
+
+    The plugin library is copied along, since the encoder's engine needs that very one, with the one that registers it
+    for programs that only dlopen; a decoder has no custom nodes.
+
+    Returns:
+        The manifest of both, not yet written.
+    """
+    model, metadata = load_exported(folder / ENCODER)
+    sidecars = [folder / name for name in weight_files(model)]
+    del model
+    with stages(f"build engine, {builder}") as advance:
+        built = build_engine(folder / ENCODER, builder, options, advance, plugin_library)
+        (folder / ENGINE).write_bytes(built.data)
+    built_decoder = None
+    if (folder / DECODER).is_file():
+        with stages(f"build decoder engine, {builder}") as advance:
+            built_decoder = build_engine(folder / DECODER, builder, replace(options, embed_plugins=False), advance)
+            (folder / DECODER_ENGINE).write_bytes(built_decoder.data)
+    if plugin_library is not None:
+        for library in (plugin_library, plugin_library.with_name(REGISTER)):
+            if library.is_file():
+                shutil.copyfile(library, folder / library.name)
+    return _manifest(folder, metadata, sidecars, built, built_decoder, options, stages)
+
+
+def _manifest(
+    folder: Path,
+    metadata: dict,
+    sidecars: list[Path],
+    built: BuiltEngine,
+    decoder: BuiltEngine | None,
+    options: EngineOptions,
+    stages: Stages,
+) -> EngineManifest:
+    low, opt, high = metadata["batch"]
+    return EngineManifest(
+        engine=FileRecord.of(folder / ENGINE),
+        decoder_engine=None if decoder is None else FileRecord.of(folder / DECODER_ENGINE),
+        encoder_onnx=FileRecord.of(folder / ENCODER),
+        weight_files=tuple(FileRecord.of(path) for path in sidecars),
+        decoder_onnx=None if decoder is None else FileRecord.of(folder / DECODER),
+        checkpoint=Checkpoint(**metadata["checkpoint"]),
+        family=metadata["family"],
+        builder=built.builder,
+        builder_version=built.builder_version,
+        version_compatible=options.version_compatible,
+        compute_capabilities=built.compute_capabilities,
+        plugins=built.plugins,
+        precision=metadata["dtype"],
+        gelu=metadata["gelu"],
+        sparsity=Sparsity(**{name: metadata[name] for name in Sparsity.model_fields if name in metadata}),
+        preprocessing=Preprocessing(**metadata["preprocessing"]),
+        batch=BatchProfile(min=low, opt=opt, max=high),
+        packages=metadata["versions"],
+        created=datetime.now(timezone.utc),
+        audit=built.audit,
+        decoder_audit=None if decoder is None else decoder.audit,
+        warnings=built.warnings if decoder is None else tuple(dict.fromkeys(built.warnings + decoder.warnings)),
+        parity=None,
+        stages=tuple(stages.records),
+    )
+
+
+def build(
+    recipe: ExportRecipe,
+    output: Path,
+    options: EngineOptions,
+    samples: Sequence[Sample],
+    stages: Stages,
+    plugin_library: Path | None = None,
+    min_dense_iou: float | None = None,
+    overlay: bool = False,
+) -> BuildResult:
+    """Everything, into ``output``; a build that fails its parity check goes to ``output/rejected`` instead.
+
+    Raises:
+        CheckFailed: an audit finding; parity is not raised but reported.
+    """
+    check_buildable(recipe.builder, options, plugin_library)
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
+        loaded = export(recipe, folder, stages)
+        manifest = make_engine(folder, recipe.builder, options, plugin_library, stages)
+        with stages("verify") as advance:
+            verifier = Verifier(loaded, folder / ENCODER, folder / DECODER, folder, manifest)
+            report = verifier(samples, advance, min_dense_iou)
+        if overlay:
+            with stages("draw overlay"):
+                draw_overlay(verifier, folder / OVERLAY)
+        manifest = manifest.model_copy(update={"parity": report.summary(), "stages": tuple(stages.records)})
+        write_json(folder / PARITY, report.as_json())
+        manifest.write(folder / MANIFEST)
+        if (output / REJECTED / MANIFEST).is_file():  # of an earlier build; any other folder of that name is the user's
+            shutil.rmtree(output / REJECTED)
+        if not report.passed:
+            reject(folder, output / REJECTED)
+    return BuildResult(manifest, report)
+
+
+def reject(folder: Path, rejected: Path) -> None:
+    """Move everything in ``folder`` to ``rejected``."""
+    rejected.mkdir()
+    for file in folder.iterdir():
+        os.replace(file, rejected / file.name)
+
+
+def build_engine_only(
+    encoder: Path,
+    output: Path,
+    builder: BuilderName,
+    options: EngineOptions,
+    plugin_library: Path | None,
+    stages: Stages,
+) -> EngineManifest:
+    """Engines and ``manifest.json`` for an exported encoder and the decoder beside it; their ONNX files come along.
+
+    Raises:
+        CheckFailed: an audit finding, or the decoder beside the encoder is of another checkpoint.
+    """
+    check_buildable(builder, options, plugin_library)
+    model, metadata = load_exported(encoder, "encoder")
+    beside = [encoder.with_name(name) for name in weight_files(model)]
+    del model
+    if (decoder := encoder.with_name(DECODER)).is_file():
+        _, of_decoder = load_exported(decoder, "decoder")
+        if of_decoder["checkpoint"] != metadata["checkpoint"]:
+            raise CheckFailed(
+                f"{decoder} is of {of_decoder['checkpoint']['source']}, {encoder.name} of "
+                f"{metadata['checkpoint']['source']}; move the decoder elsewhere or export both again."
+            )
+        beside.append(decoder)
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
+        shutil.copyfile(encoder, folder / ENCODER)
+        for source in beside:
+            shutil.copyfile(source, folder / source.name)
+        manifest = make_engine(folder, builder, options, plugin_library, stages)
+        manifest.write(folder / MANIFEST)
+    return manifest

@@ -1,0 +1,123 @@
+"""`load`: from a build folder to an `Encoder`, with every mismatch refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from ..engines.manifest import MANIFEST, BuilderName, EngineManifest
+from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
+from ..model.checkpoint import NANO_CHECKPOINT, LoadedSam, load_checkpoint
+from .backends import Backend, EngineBackend, OnnxRuntimeBackend, TorchBackend
+from .encoder import Encoder
+
+BackendName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
+
+
+def load(
+    path: str | Path,
+    backend: BackendName | None = None,
+    device: str | torch.device | None = None,
+    *,
+    cuda_graph: bool = False,
+    checkpoint: str | Path | None = None,
+) -> Encoder:
+    """Open what `sparsesam-export build` left as an image encoder.
+
+    Args:
+        path: the folder, or the manifest in it.
+        backend: the manifest's builder if not given: its engine. ``onnxruntime`` runs ``encoder.onnx``, and ``torch``
+            the checkpoint with the same sparsity and precision: the Triton kernels on a GPU, plain torch on the CPU.
+        device: ``cuda``, ``cuda:1``, ``cpu``; engines are on ``cuda`` if it is not given, and for the other backends
+            it has to be.
+        cuda_graph: record a CUDA graph of the engine, or of torch's kernels, at the first call of each batch size.
+        checkpoint: weights for the torch backend, if they do not lie in the folder or the current one under the name
+            in the manifest.
+
+    Raises:
+        InvalidInput: no such manifest, or choices that do not go together.
+        CheckFailed: the build failed its parity check, or the folder's files, the installed runtime or the GPU are not
+            those of the manifest.
+        EnvironmentProblem: the GPU, the runtime or one of its providers is not there; nothing else is taken instead.
+    """
+    path = Path(path)
+    manifest_path = path / MANIFEST if path.is_dir() else path
+    manifest, folder = EngineManifest.read(manifest_path), manifest_path.parent
+    if manifest.parity is not None and manifest.parity.get("passed") is False:
+        raise CheckFailed(
+            f"{manifest_path} says that this build failed its parity check; see which with `sparsesam-export verify "
+            f"{folder}`, and rebuild with `sparsesam-export build --output {folder}`."
+        )
+    name = backend or manifest.builder
+    if name not in BACKENDS:
+        raise InvalidInput(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    if checkpoint is not None and name != "torch":
+        raise InvalidInput(f"the {name} backend has its weights in {folder}; leave checkpoint out.")
+    place = choose_device(name, device)
+    if cuda_graph and (name == "onnxruntime" or place.type == "cpu"):
+        raise InvalidInput(
+            f"{name} on {place} makes no CUDA graph; leave cuda_graph out, or use an engine or torch on a GPU."
+        )
+    return Encoder(_backend(name, folder, manifest, place, checkpoint), manifest, cuda_graph)
+
+
+def _backend(
+    name: str, folder: Path, manifest: EngineManifest, device: torch.device, checkpoint: str | Path | None
+) -> Backend:
+    if name == "onnxruntime":
+        return OnnxRuntimeBackend(folder, manifest, device)
+    if name == "torch":
+        return TorchBackend(_weights(folder, manifest, checkpoint), manifest, device)
+    if name != manifest.builder:
+        raise InvalidInput(
+            f"{folder / manifest.engine.name} was built by {manifest.builder}, which {name} cannot load; leave the "
+            f"backend out or rebuild with `sparsesam-export build --builder {name} --output {folder}`."
+        )
+    return EngineBackend(folder, manifest, device)
+
+
+def choose_device(name: str, device: str | torch.device | None) -> torch.device:
+    """The device that backend ``name`` computes on; raises as `load` does."""
+    is_engine = name in get_args(BuilderName)
+    if device is None and not is_engine:
+        raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which by device, cpu or cuda.")
+    try:
+        place = torch.device("cuda" if device is None else device)
+    except RuntimeError:
+        raise InvalidInput(f"device {device!r} is unknown; give cpu, cuda or cuda:1.") from None
+    if place.type not in ("cpu", "cuda") or (is_engine and place.type == "cpu"):
+        raise InvalidInput(f"{name} does not run on {place}; give {'cuda' if is_engine else 'cpu or cuda'}.")
+    if place.type == "cpu":
+        return place
+    if not torch.cuda.is_available():
+        raise EnvironmentProblem(
+            f"torch {torch.__version__} finds no CUDA GPU for {name}; install a CUDA build of torch on a machine with "
+            "one, or choose backend onnxruntime and device cpu."
+        )
+    place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+    if place.index >= torch.cuda.device_count():
+        raise EnvironmentProblem(f"{place} is none of the {torch.cuda.device_count()} GPUs here; give one that is.")
+    return place
+
+
+def _weights(folder: Path, manifest: EngineManifest, checkpoint: str | Path | None) -> LoadedSam:
+    name = manifest.checkpoint.source
+    if checkpoint is not None:
+        path = Path(checkpoint)
+    else:
+        places = (folder / name, Path(name), NANO_CHECKPOINT if NANO_CHECKPOINT.name == name else None)
+        path = next((place for place in places if place is not None and place.is_file()), None)
+    if path is None:
+        raise InvalidInput(
+            f"the torch backend needs {name}, and it lies neither in {folder} nor here; give it as checkpoint."
+        )
+    loaded = load_checkpoint(path)
+    if loaded.sha256 != manifest.checkpoint.sha256:
+        raise InvalidInput(
+            f"checkpoint {path} is not the {name} this build was made from (its SHA-256 begins with "
+            f"{loaded.sha256[:12]}, not {manifest.checkpoint.sha256[:12]}); give that file."
+        )
+    return loaded

@@ -1,0 +1,109 @@
+"""What a build puts into its folder, and what it refuses before it spends time."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sparsesam_deploy import pipeline as building
+from sparsesam_deploy.engines import builder as builder_module
+from sparsesam_deploy.engines.audit import AuditReport
+from sparsesam_deploy.engines.options import EngineOptions
+from sparsesam_deploy.errors import CheckFailed, InvalidInput
+from sparsesam_deploy.export import writer
+from sparsesam_deploy.export.decoder import export_decoder
+from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.export.recipe import ExportRecipe
+from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.model.config import PRESETS
+from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.pipeline import DECODER, DECODER_ENGINE, ENCODER, build_engine_only
+from sparsesam_deploy.progress import Stages
+
+from .engines.graphs import install_tensorrt
+from .helpers import TINY, random_sam
+
+pytest.importorskip("tensorrt_rtx")
+CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A folder with ``encoder.onnx``, its weights in a file beside it, and ``decoder.onnx``."""
+    folder = tmp_path_factory.mktemp("exported")
+    encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["default"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
+        export_encoder(encoder, CHECKPOINT, folder / ENCODER, "fp16")
+    export_decoder(CHECKPOINT, folder / DECODER, "fp16")
+    return folder
+
+
+def silent() -> Stages:
+    return Stages(Console(file=io.StringIO()))
+
+
+def test_weights_beside_the_encoder_come_along(exported, tmp_path):
+    renamed = tmp_path / "renamed"
+    shutil.copytree(exported, renamed)
+    (renamed / ENCODER).rename(renamed / "my.onnx")
+    manifest = build_engine_only(renamed / "my.onnx", tmp_path / "out", "tensorrt-rtx", EngineOptions(), None, silent())
+    assert [record.name for record in manifest.weight_files] == ["encoder.onnx.data"]
+    assert manifest.decoder_engine.name == "decoder.engine" and manifest.decoder_audit.passed
+    assert manifest.warnings == ()  # of the second builder, that it shares the first one's logger
+    manifest.check(tmp_path / "out")
+    manifest.check_sources(tmp_path / "out")
+
+
+def test_an_encoder_alone_leaves_no_decoder_engine_of_an_earlier_build(exported, tmp_path):
+    alone = tmp_path / "alone"
+    shutil.copytree(exported, alone)
+    (alone / DECODER).unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / DECODER_ENGINE).write_bytes(b"of an earlier build")
+    manifest = build_engine_only(alone / ENCODER, out, "tensorrt-rtx", EngineOptions(), None, silent())
+    assert (manifest.decoder_onnx, manifest.decoder_engine, manifest.decoder_audit) == (None, None, None)
+    assert not (out / DECODER_ENGINE).exists()
+
+
+def test_a_decoder_of_another_checkpoint_is_refused(exported, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(exported, mixed)
+    export_decoder(replace(CHECKPOINT, sha256="b" * 64, source="other.pth"), mixed / DECODER, "fp16")
+    with pytest.raises(CheckFailed, match=r"decoder\.onnx is of other\.pth, encoder\.onnx of tiny\.pth; move"):
+        build_engine_only(mixed / ENCODER, tmp_path / "out", "tensorrt-rtx", EngineOptions(), None, silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plugin_library_lies_beside_the_engine_that_needs_it(exported, tmp_path, monkeypatch):
+    def as_if_plugins(network, asked, plugins):
+        return AuditReport(dtype="fp16", layers={}, precision={}, fp32_islands=(), custom_nodes={}, findings=())
+
+    install_tensorrt(monkeypatch, loads_plugins=True)
+    monkeypatch.setattr(builder_module, "audit_network", as_if_plugins)
+    library = tmp_path / "libsparsesam.so"
+    library.write_bytes(b"ELF")
+    manifest = build_engine_only(exported / ENCODER, tmp_path / "out", "tensorrt", EngineOptions(), library, silent())
+    assert {plugin.library for plugin in manifest.plugins} == {"libsparsesam.so"}
+    manifest.check(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "library", "sentence"),
+    [
+        (EngineOptions(version_compatible=True), None, "tensorrt-rtx has no --version-compatible"),
+        (EngineOptions(), Path("lib.so"), "tensorrt-rtx cannot build the plugins of lib.so"),
+    ],
+    ids=["option", "plugins"],
+)
+def test_what_the_builder_cannot_do_is_refused_before_the_export(tmp_path, monkeypatch, options, library, sentence):
+    monkeypatch.setattr(building, "export", lambda *arguments: pytest.fail("an export was begun"))
+    recipe = ExportRecipe(model="nano", builder="tensorrt-rtx")
+    with pytest.raises(InvalidInput, match=sentence):
+        building.build(recipe, tmp_path / "out", options, [], silent(), library)
