@@ -28,9 +28,11 @@ EXPORT = ("load", "encoder.onnx", "decoder.onnx")
 def measure(family: str, dtype: str, folder: Path, export_only: bool = False) -> dict:
     """Export, build and verify in this process; ``folder`` holds ``family``.pth and receives the files."""
     start = time.perf_counter()
-    from sparsesam_deploy.engines.builder import EngineOptions, build_engine
+    from sparsesam_deploy.engines.builder import build_engine
+    from sparsesam_deploy.engines.options import EngineOptions
     from sparsesam_deploy.export.decoder import export_decoder
     from sparsesam_deploy.export.encoder import export_encoder
+    from sparsesam_deploy.export.options import ExportOptions
     from sparsesam_deploy.model.checkpoint import load_checkpoint
     from sparsesam_deploy.model.config import SparsityConfig
     from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -44,7 +46,7 @@ def measure(family: str, dtype: str, folder: Path, export_only: bool = False) ->
         loaded = load_checkpoint(folder / f"{family}.pth")
     with stages("encoder.onnx"):
         encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SparsityConfig()).eval()
-        export_encoder(encoder, loaded, folder / "encoder.onnx", dtype)
+        export_encoder(encoder, loaded, folder / "encoder.onnx", ExportOptions(dtype))
     with stages("decoder.onnx"):
         export_decoder(loaded, folder / "decoder.onnx", dtype)
     del encoder

@@ -11,12 +11,12 @@ from rich.console import Console
 from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.export.metadata import package_versions
-from sparsesam_deploy.export.recipe import ExportRecipe
 from sparsesam_deploy.parity.report import write_json
 from sparsesam_deploy.parity.samples import shipped_samples
 from sparsesam_deploy.parity.verify import Verifier
 from sparsesam_deploy.pipeline import DECODER, ENCODER, export
 from sparsesam_deploy.progress import Stages
+from sparsesam_deploy.recipe import ExportRecipe
 
 DTYPES = ("fp32", "fp16", "bf16")
 DENSITIES: dict[str, float | None] = {"default (0.25 / 0.5)": None, "0.5": 0.5, "0.4": 0.4, "0.3": 0.3}
@@ -29,7 +29,7 @@ def main(path: Path) -> None:
     stages, rows = Stages(Console(stderr=True)), []
     for name, density in DENSITIES.items():
         for dtype in DTYPES:
-            recipe = ExportRecipe(model="nano", dtype=dtype, density=density)
+            recipe = ExportRecipe.of({"model": "nano", "dtype": dtype, "density": density})
             with tempfile.TemporaryDirectory() as folder:
                 loaded = export(recipe, Path(folder), stages)
                 with stages(f"verify density {name}, {dtype}") as advance:

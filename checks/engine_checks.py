@@ -53,7 +53,7 @@ def engines() -> Iterator[Outcome]:
     """Every builder's engines, each builder in a process of its own: polygraphy serves one runtime a process."""
     from typing import get_args
 
-    from sparsesam_deploy.engines.manifest import BuilderName
+    from sparsesam_deploy.engines.options import BuilderName
 
     context = multiprocessing.get_context("spawn")
     for builder in get_args(BuilderName):
@@ -70,18 +70,17 @@ def engines_of(builder: str) -> list[Outcome]:
 def engine_outcome(builder: str, dtype: str) -> Outcome:
     name = f"{builder} engine, {dtype}"
     try:
-        from sparsesam_deploy.engines.options import EngineOptions
-        from sparsesam_deploy.export.recipe import ExportRecipe
         from sparsesam_deploy.parity.samples import shipped_samples
         from sparsesam_deploy.pipeline import build
         from sparsesam_deploy.plugin_library import choose_library
         from sparsesam_deploy.progress import Stages
+        from sparsesam_deploy.recipe import ExportRecipe
 
         library = choose_library(builder, None, without=False)
-        recipe = ExportRecipe(model="nano", dtype=dtype, builder=builder)
+        recipe = ExportRecipe.of({"model": "nano", "dtype": dtype, "builder": builder})
         with tempfile.TemporaryDirectory() as folder:
             stages = Stages(Console(stderr=True))
-            report = build(recipe, Path(folder), EngineOptions(), shipped_samples(), stages, library).report
+            report = build(recipe, Path(folder), shipped_samples(), stages, library).report
     except (EnvironmentProblem, ImportError) as problem:
         return Outcome(name, "not run", str(problem))
     except SparseSamError as error:

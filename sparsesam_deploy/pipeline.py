@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .artifacts import output_folder
-from .engines.builder import BuilderName, BuiltEngine, EngineOptions, build_engine, check_buildable
-from .engines.manifest import MANIFEST, BatchProfile, Checkpoint, EngineManifest, FileRecord, Preprocessing, Sparsity
+from .engines.builder import BuiltEngine, build_engine, check_buildable
+from .engines.manifest import MANIFEST, Checkpoint, EngineManifest, FileRecord, Preprocessing
+from .engines.options import BuilderName, EngineOptions
 from .errors import CheckFailed
 from .export.decoder import export_decoder
 from .export.encoder import export_encoder
-from .export.metadata import load_exported, weight_files
-from .export.recipe import ExportRecipe
+from .export.metadata import load_exported, options_of, sparsity_of, weight_files
 from .model.checkpoint import LoadedSam
 from .model.encoder import SparseSamEncoder
 from .parity.overlay import draw_overlay
@@ -25,6 +25,7 @@ from .parity.samples import Sample
 from .parity.verify import Verifier
 from .plugin_library import REGISTER
 from .progress import Stages
+from .recipe import ExportRecipe
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 ENGINE, DECODER_ENGINE = "encoder.engine", "decoder.engine"
@@ -44,12 +45,12 @@ class BuildResult:
 def export(recipe: ExportRecipe, folder: Path, stages: Stages) -> LoadedSam:
     """Write ``encoder.onnx`` and ``decoder.onnx`` into ``folder``; returns the checkpoint they came from."""
     with stages("load checkpoint"):
-        loaded = recipe.load()
-        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, recipe.sparsity, recipe.gelu)
-    with stages(f"export encoder, {recipe.dtype}"):
-        export_encoder(encoder, loaded, folder / ENCODER, recipe.dtype, recipe.batch)
-    with stages(f"export decoder, {recipe.dtype}"):
-        export_decoder(loaded, folder / DECODER, recipe.dtype)
+        loaded = recipe.weights.load()
+        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, recipe.sparsity, recipe.export.gelu)
+    with stages(f"export encoder, {recipe.export.dtype}"):
+        export_encoder(encoder, loaded, folder / ENCODER, recipe.export)
+    with stages(f"export decoder, {recipe.export.dtype}"):
+        export_decoder(loaded, folder / DECODER, recipe.export.dtype)
     return loaded
 
 
@@ -68,7 +69,8 @@ def make_engine(
     sidecars = [folder / name for name in weight_files(model)]
     del model
     with stages(f"build engine, {builder}") as advance:
-        built = build_engine(folder / ENCODER, builder, options, advance, plugin_library)
+        batch = options_of(metadata).batch
+        built = build_engine(folder / ENCODER, builder, options, advance, plugin_library, batch)
         (folder / ENGINE).write_bytes(built.data)
     built_decoder = None
     if (folder / DECODER).is_file():
@@ -91,7 +93,6 @@ def _manifest(
     options: EngineOptions,
     stages: Stages,
 ) -> EngineManifest:
-    low, opt, high = metadata["batch"]
     return EngineManifest(
         engine=FileRecord.of(folder / ENGINE),
         decoder_engine=None if decoder is None else FileRecord.of(folder / DECODER_ENGINE),
@@ -102,14 +103,13 @@ def _manifest(
         family=metadata["family"],
         builder=built.builder,
         builder_version=built.builder_version,
-        version_compatible=options.version_compatible,
+        engine_options=options,
         compute_capabilities=built.compute_capabilities,
         plugins=built.plugins,
-        precision=metadata["dtype"],
-        gelu=metadata["gelu"],
-        sparsity=Sparsity(**{name: metadata[name] for name in Sparsity.model_fields if name in metadata}),
+        export=options_of(metadata),
+        sparsity=sparsity_of(metadata),
+        effective_density=metadata["effective_density"],
         preprocessing=Preprocessing(**metadata["preprocessing"]),
-        batch=BatchProfile(min=low, opt=opt, max=high),
         packages=metadata["versions"],
         created=datetime.now(timezone.utc),
         audit=built.audit,
@@ -123,7 +123,6 @@ def _manifest(
 def build(
     recipe: ExportRecipe,
     output: Path,
-    options: EngineOptions,
     samples: Sequence[Sample],
     stages: Stages,
     plugin_library: Path | None = None,
@@ -135,10 +134,10 @@ def build(
     Raises:
         CheckFailed: an audit finding; parity is not raised but reported.
     """
-    check_buildable(recipe.builder, options, plugin_library)
+    check_buildable(recipe.builder, recipe.engine, plugin_library)
     with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
         loaded = export(recipe, folder, stages)
-        manifest = make_engine(folder, recipe.builder, options, plugin_library, stages)
+        manifest = make_engine(folder, recipe.builder, recipe.engine, plugin_library, stages)
         with stages("verify") as advance:
             verifier = Verifier(loaded, folder / ENCODER, folder / DECODER, folder, manifest)
             report = verifier(samples, advance, min_dense_iou)

@@ -18,12 +18,13 @@ from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import export_encoder
-from sparsesam_deploy.export.recipe import ExportRecipe
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.pipeline import DECODER, DECODER_ENGINE, ENCODER, build_engine_only
 from sparsesam_deploy.progress import Stages
+from sparsesam_deploy.recipe import ExportRecipe
 
 from .engines.graphs import install_tensorrt
 from .helpers import TINY, random_sam
@@ -39,7 +40,7 @@ def exported(tmp_path_factory) -> Path:
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["default"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
-        export_encoder(encoder, CHECKPOINT, folder / ENCODER, "fp16")
+        export_encoder(encoder, CHECKPOINT, folder / ENCODER, ExportOptions("fp16"))
     export_decoder(CHECKPOINT, folder / DECODER, "fp16")
     return folder
 
@@ -104,6 +105,6 @@ def test_the_plugin_library_lies_beside_the_engine_that_needs_it(exported, tmp_p
 )
 def test_what_the_builder_cannot_do_is_refused_before_the_export(tmp_path, monkeypatch, options, library, sentence):
     monkeypatch.setattr(building, "export", lambda *arguments: pytest.fail("an export was begun"))
-    recipe = ExportRecipe(model="nano", builder="tensorrt-rtx")
+    recipe = ExportRecipe.of({"model": "nano", "builder": "tensorrt-rtx"})
     with pytest.raises(InvalidInput, match=sentence):
         building.build(recipe, tmp_path / "out", options, [], silent(), library)

@@ -9,16 +9,7 @@ import click
 
 from . import options
 from .console import console, example, finish, in_words, print_json, progress_console
-from .options import engine_options, read_samples, require_builder
-
-ENGINE_FIELDS = (
-    "compute_capabilities",
-    "workspace_mib",
-    "builder_optimization_level",
-    "version_compatible",
-    "embed_plugins",
-    "timing_cache",
-)
+from .options import read_samples, require_builder
 
 
 @click.command(
@@ -46,16 +37,16 @@ def build(
 ) -> int:
     """Export, build the engine and prove it: encoder.onnx, decoder.onnx, encoder.engine, manifest.json, parity.json."""
     from .. import pipeline as building
-    from ..export.recipe import ExportRecipe
     from ..plugin_library import choose_library
     from ..progress import Stages
+    from ..recipe import ExportRecipe
 
     chosen = ExportRecipe.merge(recipe, choices)
+    chosen.weights.check_given()
     require_builder(chosen.builder)
     result = building.build(
         chosen,
         output,
-        engine_options({name: getattr(chosen, name) for name in ENGINE_FIELDS}, chosen.batch),
         read_samples(images),
         Stages(progress_console),
         choose_library(chosen.builder, plugin_library, no_plugins),
@@ -76,7 +67,7 @@ def build(
         result.report.print(console)
         nodes = sorted(set(result.manifest.audit.custom_nodes.values()))
         console.print(f"custom nodes: {' and '.join(nodes)}", highlight=False)
-        console.print(f"effective density: {in_words(result.manifest.sparsity.effective_density)}", highlight=False)
+        console.print(f"effective density: {in_words(result.manifest.effective_density)}", highlight=False)
         for warning in result.manifest.warnings:
             console.print(f"{chosen.builder} warns: {warning}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"written to {place}", highlight=False, markup=False, soft_wrap=True)

@@ -9,7 +9,7 @@ import click
 
 from . import options
 from .console import console, example, print_json, progress_console
-from .options import engine_options, require_builder
+from .options import require_builder
 
 
 @click.command(
@@ -31,15 +31,14 @@ def engine(
     **choices: Any,
 ) -> None:
     """Build encoder.engine and manifest.json from an exported encoder."""
-    from ..export.metadata import load_exported
+    from ..engines.options import EngineOptions
     from ..pipeline import build_engine_only
     from ..plugin_library import choose_library
     from ..progress import Stages
 
     require_builder(builder)
     library = choose_library(builder, plugin_library, no_plugins)
-    _, metadata = load_exported(encoder, "encoder")
-    chosen = engine_options(choices, tuple(metadata["batch"]))
+    chosen = EngineOptions(**{name: value for name, value in choices.items() if value is not None})
     manifest = build_engine_only(encoder, output, builder, chosen, library, Stages(progress_console))
     if as_json:
         print_json(manifest.model_dump(mode="json"))

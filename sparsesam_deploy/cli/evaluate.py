@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..declaration import settings_of
 from ..errors import InvalidInput
-from ..model.config import ORDERS, PRESETS, ROUTINGS, WINDOWED_ROUTINGS
+from ..model.config import PRESETS, SparsityConfig
+from ..recipe import Start
 from . import data, options
 
 if TYPE_CHECKING:
@@ -20,21 +22,7 @@ if TYPE_CHECKING:
     from ..accuracy.report.records import Evaluation
     from ..model.checkpoint import LoadedSam
 
-DENSITIES = ("density", "attention_density", "mlp_density", "windowed_density")
-VARIANT_LISTS = (*DENSITIES, "order", "routing", "windowed_routing")
-
-
-def _densities(command: Any) -> Any:
-    helps = {
-        "density": "Share of attention and of MLP rows to compute.",
-        "attention_density": "The same for global attention alone.",
-        "mlp_density": "The same for routed MLPs alone.",
-        "windowed_density": "The same for windowed attention.",
-    }
-    for name in reversed(DENSITIES):
-        flag = f"--{name.replace('_', '-')}"
-        command = click.option(flag, name, type=options.DensityType(), multiple=True, help=helps[name])(command)
-    return command
+DENSITY = next(setting for setting in settings_of(Start) if setting.name == "density")
 
 
 @click.command(
@@ -45,15 +33,8 @@ def _densities(command: Any) -> Any:
 @options.weights
 @data.data_choices
 @data.prompt_choices
-@_densities
-@click.option("--order", type=click.Choice(ORDERS), multiple=True, help="Token order.")
-@click.option("--routing", type=click.Choice(ROUTINGS), multiple=True, help="How MLP rows are chosen.")
-@click.option(
-    "--windowed-routing",
-    type=click.Choice(WINDOWED_ROUTINGS),
-    multiple=True,
-    help="How windowed attention is thinned.",
-)
+@options.setting_option(DENSITY, multiple=True)
+@options.setting_options(SparsityConfig, "preset", multiple=True)
 @click.option("--preset", "presets", type=click.Choice(list(PRESETS)), multiple=True, help="A preset as a variant.")
 @click.option(
     "--recipe", "recipes", type=click.Path(path_type=Path), metavar="FILE", multiple=True, help="A recipe as a variant."
@@ -101,7 +82,7 @@ def evaluate(
     from ..accuracy.evaluation.run import evaluate as run
     from ..accuracy.evaluation.scoring import Subject
     from ..accuracy.evaluation.variants import dense_variant, unique_names
-    from ..export.recipe import ExportRecipe
+    from ..export.weights import Weights
     from ..progress import Stages
 
     progress = Console(stderr=True)
@@ -112,7 +93,7 @@ def evaluate(
     dataset = data.read_dataset(chosen, progress)
     prompts = data.read_prompts(chosen, dataset, symmetries)
     with Stages(progress)("load checkpoint"):
-        loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
+        loaded = Weights(model, checkpoint).load()
         loaded.sam.to(place)
     dense = dense_variant(loaded, place, torch_backend)
     variants = _variants(loaded, chosen, place, torch_backend)
@@ -134,13 +115,13 @@ def evaluate(
 
 def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: str) -> list[Variant]:
     from ..accuracy.evaluation.variants import combinations, describe, exported_variant, torch_variant
-    from ..export.recipe import ExportRecipe
+    from ..recipe import ExportRecipe
 
-    lists = {name: chosen[name] for name in VARIANT_LISTS}
+    lists = {setting.name: chosen[setting.name] for setting in (DENSITY, *settings_of(SparsityConfig))}
     named = [(f"preset {name}", PRESETS[name], "erf") for name in chosen["presets"]]
     for path in chosen["recipes"]:
-        recipe = ExportRecipe.merge(path, {"model": "nano"})  # the weights are those of this command
-        named.append((f"recipe {path}", recipe.sparsity, recipe.gelu))
+        recipe = ExportRecipe.merge(path, {})  # the weights are those of this command
+        named.append((f"recipe {path}", recipe.sparsity, recipe.export.gelu))
     if any(lists.values()) or not (named or chosen["exported"]):
         named += [(describe(sparsity), sparsity, "erf") for sparsity in combinations(lists, PRESETS["default"])]
     variants = [torch_variant(name, loaded, sparsity, place, backend, gelu) for name, sparsity, gelu in named]

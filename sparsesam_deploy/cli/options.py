@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..declaration import Setting, settings_of
+from ..engines.options import EngineOptions
 from ..errors import InvalidInput
-from ..model.config import FAMILIES, ORDERS, PRESETS, ROUTINGS, WINDOWED_ROUTINGS
+from ..export.options import Batch, ExportOptions
+from ..export.weights import Weights
+from ..model.config import FAMILIES, Density, SparsityConfig
+from ..recipe import BuilderChoice, Start
 
 if TYPE_CHECKING:
-    from ..engines.options import EngineOptions
     from ..parity.samples import Sample
-
-BUILDERS = click.Choice(["tensorrt", "tensorrt-rtx"])
 
 
 class FiniteRange(click.FloatRange):
@@ -71,8 +73,13 @@ class ListType(click.ParamType):
         return tuple(value.split(",")) if isinstance(value, str) else value
 
 
-def together(*options: Callable) -> Callable:
-    def decorate(command: Callable) -> Callable:
+Decorator = Callable[[Any], Any]
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator; help lists them in this order."""
+
+    def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
         return command
@@ -80,15 +87,43 @@ def together(*options: Callable) -> Callable:
     return decorate
 
 
-weights = together(
-    click.option("--model", type=click.Choice(["nano"]), help="A model that ships with the package."),
-    click.option(
-        "--checkpoint",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="SAM, SAM-HQ, MedSAM or Hugging Face weights.",
-    ),
-)
+def setting_option(setting: Setting, default: str | None = None, multiple: bool = False) -> Decorator:
+    """The option that fills a setting; not given, it is None, or empty where it is ``multiple``.
+
+    ``default`` is what help says of its default.
+    """
+    words = setting.help if default is None else f"{setting.help}  [{default}]"
+    flag = f"--{setting.name.replace('_', '-')}"
+    if setting.kind is bool:
+        return click.option(flag, setting.name, is_flag=True, default=None, help=words)
+    kind = _click_type(setting)
+    return click.option(flag, setting.name, type=kind, metavar=setting.metavar, multiple=multiple, help=words)
+
+
+def _click_type(setting: Setting) -> click.ParamType:
+    if setting.choices:
+        return click.Choice(setting.choices)
+    if setting.kind is Path:
+        return click.Path(path_type=Path)
+    if setting.kind is int:
+        return click.IntRange(setting.low, setting.high)
+    return {Density: DensityType(), Batch: BatchType(), tuple[str, ...]: ListType()}[setting.kind]
+
+
+def setting_options(declaration: type, default: str | None = None, multiple: bool = False) -> Decorator:
+    """Options for all settings of a declaration; help says their defaults, called ``default``."""
+
+    def words(setting: Setting) -> str | None:
+        if default is None or setting.default is None or setting.kind is bool:
+            return None
+        value = setting.default
+        shown = f"{value:g}" if isinstance(value, float) else str(value[0] if isinstance(value, tuple) else value)
+        return f"{default}: {shown}"
+
+    return together(*(setting_option(setting, words(setting), multiple) for setting in settings_of(declaration)))
+
+
+weights = setting_options(Weights)
 
 export_choices = together(
     weights,
@@ -98,70 +133,13 @@ export_choices = together(
         metavar="FILE",
         help="TOML recipe, or the name of a shipped one; options override it.",
     ),
-    click.option(
-        "--preset",
-        type=click.Choice(list(PRESETS)),
-        help="Starting point of the choices below; paper is the released SparseSAM code.  [default: default]",
-    ),
-    click.option("--density", type=DensityType(), help="Share of attention and of MLP rows to compute, in (0, 1]."),
-    click.option(
-        "--attention-density", type=DensityType(), help="The same for global attention alone.  [preset: 0.25]"
-    ),
-    click.option("--mlp-density", type=DensityType(), help="The same for routed MLPs alone.  [preset: 0.4]"),
-    click.option("--windowed-density", type=DensityType(), help="The same for windowed attention.  [preset: 1]"),
-    click.option(
-        "--windowed-routing",
-        type=click.Choice(WINDOWED_ROUTINGS),
-        help="Whether --windowed-density thins keys (stripe) or shares the rows of flat cells.  [preset: stripe]",
-    ),
-    click.option(
-        "--order",
-        type=click.Choice(ORDERS),
-        help="Token order that stripes are cut from.  [preset: lattice]",
-    ),
-    click.option(
-        "--routing",
-        type=click.Choice(ROUTINGS),
-        help="How MLP rows are chosen.  [preset: share-variance]",
-    ),
-    click.option(
-        "--diagonal/--no-diagonal",
-        default=None,
-        help="Whether queries also attend to their own tile.  [default: as the order has it]",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["fp32", "fp16", "bf16"]),
-        help="Precision of weights and activations.  [default: fp16]",
-    ),
-    click.option(
-        "--gelu", type=click.Choice(["erf", "tanh"]), help="Exact GELU or its tanh approximation.  [default: erf]"
-    ),
-    click.option(
-        "--batch", type=BatchType(), metavar="N|MIN,OPT,MAX", help="Static or dynamic batch size.  [default: 1]"
-    ),
+    setting_options(Start, "default"),
+    setting_options(SparsityConfig, "preset"),
+    setting_options(ExportOptions, "default"),
 )
 
-engine_choices = together(
-    click.option("--builder", type=BUILDERS, help="tensorrt needs the GPU it builds for, tensorrt-rtx none."),
-    click.option(
-        "--compute-capabilities",
-        type=ListType(),
-        metavar="SM86,...",
-        help="GPUs of a tensorrt-rtx engine.  [default: SM80,SM86,SM89,SM120]",
-    ),
-    click.option("--workspace-mib", type=int, help="Limit of scratch memory, MiB."),
-    click.option("--builder-optimization-level", type=click.IntRange(0, 5), help="tensorrt: effort of the builder."),
-    click.option(
-        "--version-compatible", is_flag=True, default=None, help="tensorrt: later releases can load the engine."
-    ),
-    click.option(
-        "--timing-cache",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="tensorrt: read if there, written after the build.",
-    ),
-)
+builder = setting_options(BuilderChoice)
+engine_choices = together(builder, setting_options(EngineOptions))
 
 plugin_choices = together(
     click.option(
@@ -169,12 +147,6 @@ plugin_choices = together(
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE",
         help="tensorrt: library whose plugins the custom nodes become.  [default: the installed one]",
-    ),
-    click.option(
-        "--embed-plugins",
-        is_flag=True,
-        default=None,
-        help="tensorrt: put the plugin library into the engine, which then loads without it.",
     ),
     click.option(
         "--no-plugins", is_flag=True, help="tensorrt: build the custom nodes from their function bodies, slower."
@@ -236,13 +208,6 @@ def require_builder(builder: str | None) -> None:
     if builder is None:
         raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
     load_builder(builder)  # what it lacks comes before what its plugins lack
-
-
-def engine_options(choices: dict[str, Any], batch: tuple[int, int, int]) -> EngineOptions:
-    """The builder's options of `engine_choices` and `plugin_choices`; what was not given has its default."""
-    from ..engines.options import EngineOptions
-
-    return EngineOptions(**{name: value for name, value in choices.items() if value is not None}, batch=batch)
 
 
 def read_samples(images: tuple[Path, ...]) -> list[Sample]:

@@ -102,7 +102,7 @@ def tune(
     from ..accuracy.tuning.run import tune as run
     from ..accuracy.tuning.schedule import SearchSpace
     from ..accuracy.tuning.tuner import Budget
-    from ..export.recipe import ExportRecipe
+    from ..export.weights import Weights
     from ..progress import Stages
 
     if max_miou_drop is None and target_ms is None and max_cost is None:
@@ -118,7 +118,7 @@ def tune(
     prompts = data.read_prompts(chosen, dataset, symmetries)
     seen, unseen = _split(dataset, calibration, symmetries)
     with Stages(progress)("load checkpoint"):
-        loaded = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint}).load()
+        loaded = Weights(model, checkpoint).load()
         loaded.sam.to(place)
     space = SearchSpace(loaded.config, routing)
     table = None if cost_table is None else CostTable.read(cost_table, space)

@@ -38,13 +38,14 @@ def verify(
     """Compare the files in DIR with the PyTorch model: block by block, embeddings, masks, and the engine on a GPU."""
     from ..artifacts import output_file
     from ..engines.manifest import EngineManifest
-    from ..export.recipe import ExportRecipe
+    from ..export.weights import Weights
     from ..parity.overlay import draw_overlay
     from ..parity.verify import Verifier
     from ..pipeline import DECODER, ENCODER, MANIFEST
     from ..progress import Stages
 
-    weights = ExportRecipe.merge(None, {"model": model, "checkpoint": checkpoint})
+    weights = Weights(model, checkpoint)
+    weights.check_given()
     manifest = EngineManifest.read(folder / MANIFEST) if (folder / MANIFEST).exists() else None
     if manifest is not None:
         manifest.check_sources(folder)

@@ -11,16 +11,15 @@ from typing import Any, get_args
 
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
+from ..export.options import Batch
 from ..plugin_library import tensorrt_major
 from ..progress import Advance
 from .audit import AuditReport, audit_network
 from .cuda import cuda_devices
 from .graph import GraphFacts
-from .manifest import BuilderName, PluginRequirement
+from .manifest import PluginRequirement
 from .monitor import Messages, logger_into, make_monitor, plain, run_cancellable
-from .options import DECODER_PROFILE, RTX_COMPUTE_CAPABILITIES, EngineOptions
-
-__all__ = ["BuilderName", "BuiltEngine", "EngineOptions", "build_engine", "load_builder"]
+from .options import DECODER_PROFILE, RTX_COMPUTE_CAPABILITIES, BuilderName, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -105,11 +104,13 @@ def build_engine(
     options: EngineOptions,
     advance: Advance,
     plugin_library: Path | None = None,
+    batch: Batch = (1, 1, 1),
 ) -> BuiltEngine:
     """Build an engine from an ONNX file of this project; its network is strongly typed, TF32 is off.
 
     ``plugin_library`` holds the plugins for the custom nodes, each of which must become one; ``None`` builds all of
-    them from their function bodies. ``advance`` is called from this thread; what it raises, like Ctrl-C, cancels the
+    them from their function bodies. ``batch`` is the profile of a dynamic batch axis, and otherwise its one size three
+    times. ``advance`` is called from this thread; what it raises, like Ctrl-C, cancels the
     build. TensorRT-RTX's parser may abort the whole process on graphs this project does not export, such as one with a
     node whose plugin can be created.
 
@@ -122,16 +123,23 @@ def build_engine(
     trt = check_buildable(builder, options, plugin_library)
     advance(0.0, "reading the graph")
     facts = GraphFacts.read(onnx_path)
-    return _Build(trt, builder, options, onnx_path, facts).run(advance, plugin_library)
+    return _Build(trt, builder, options, onnx_path, facts, batch).run(advance, plugin_library)
 
 
 class _Build:
     """One build: TensorRT's objects share one logger and must outlive each other, so they live here together."""
 
     def __init__(
-        self, trt: ModuleType, builder: BuilderName, options: EngineOptions, onnx_path: Path, facts: GraphFacts
+        self,
+        trt: ModuleType,
+        builder: BuilderName,
+        options: EngineOptions,
+        onnx_path: Path,
+        facts: GraphFacts,
+        batch: Batch,
     ) -> None:
         self.trt, self.name, self.options, self.onnx_path, self.facts = trt, builder, options, onnx_path, facts
+        self.batch = batch
         self.messages = Messages()
         self.logger = logger_into(trt, self.messages)
         self.builder = trt.Builder(self.logger)
@@ -222,7 +230,7 @@ class _Build:
         return (cuda_devices()[0].compute_capability,)
 
     def _add_profile(self, config: Any) -> None:
-        sizes = {"batch": self.options.batch, **DECODER_PROFILE}
+        sizes = {"batch": self.batch, **DECODER_PROFILE}
         if not any(tensor.axes for tensor in self.facts.inputs):
             self._check_fixed_batch()
             return
@@ -240,8 +248,8 @@ class _Build:
 
     def _check_fixed_batch(self) -> None:
         for tensor in self.facts.inputs:
-            if self.options.batch != (fixed := tensor.shape[:1] * 3):
-                asked, fixed = (",".join(map(str, numbers)) for numbers in (self.options.batch, fixed))
+            if self.batch != (fixed := tensor.shape[:1] * 3):
+                asked, fixed = (",".join(map(str, numbers)) for numbers in (self.batch, fixed))
                 raise InvalidInput(
                     f"batch {asked} is not the fixed one of {self.onnx_path}; give {fixed} or export a dynamic batch."
                 )

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, InvalidInput
+from ..export.options import ExportOptions
+from ..model.config import SparsityConfig
 from ..progress import StageRecord
 from .audit import AuditReport
+from .options import BuilderName, EngineOptions
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_BYTES = 8 << 20
 """A manifest is some kilobytes, or some hundred with a parity report for every block; anything larger is not one."""
 
-BuilderName = Literal["tensorrt", "tensorrt-rtx"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")]
 """A name inside the manifest's folder: no path leads out of it."""
-Share = Annotated[float, Field(gt=0, le=1)]
-PerBlock = Share | tuple[Share, ...]
 
 
 class _Record(BaseModel):
@@ -74,19 +74,6 @@ class PluginRequirement(_Record):
     embedded: bool = False
 
 
-class Sparsity(_Record):
-    """What part of the encoder is computed: densities for all blocks or for each, and what they come to in effect."""
-
-    attention_density: PerBlock
-    mlp_density: PerBlock
-    windowed_density: PerBlock
-    effective_density: dict[str, Annotated[float, Field(ge=0, le=1)]]
-    order: str
-    routing: str
-    diagonal: bool
-    windowed_routing: str = "stripe"
-
-
 class Preprocessing(_Record):
     """How an image becomes the encoder's input; mean and deviation by channel, in 0 to 255."""
 
@@ -97,8 +84,8 @@ class Preprocessing(_Record):
     layout: str
 
 
-class BatchProfile(_Record):
-    """Smallest, optimal and largest batch size of the engine."""
+class BatchProfile(NamedTuple):
+    """Smallest, usual and largest batch size of the engine."""
 
     min: int
     opt: int
@@ -108,7 +95,7 @@ class BatchProfile(_Record):
 class EngineManifest(_Record):
     """What was built, from what, by what, for what, and how it was checked."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     engine: FileRecord
     decoder_engine: FileRecord | None
     encoder_onnx: FileRecord
@@ -118,14 +105,13 @@ class EngineManifest(_Record):
     family: str
     builder: BuilderName
     builder_version: str
-    version_compatible: bool = False
+    engine_options: EngineOptions
     compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1)]
     plugins: tuple[PluginRequirement, ...]
-    precision: Literal["fp32", "fp16", "bf16"]
-    gelu: Literal["erf", "tanh"]
-    sparsity: Sparsity
+    export: ExportOptions
+    sparsity: SparsityConfig
+    effective_density: dict[str, Annotated[float, Field(ge=0, le=1)]]
     preprocessing: Preprocessing
-    batch: BatchProfile
     packages: dict[str, str]
     created: AwareDatetime
     audit: AuditReport
@@ -144,19 +130,17 @@ class EngineManifest(_Record):
         content = _read(path)
         try:
             version = _Version.model_validate_json(content).schema_version
-            if version != SCHEMA_VERSION:
-                raise InvalidInput(
-                    f"{path} has schema version {version}, this sparsesam-deploy reads {SCHEMA_VERSION}; "
-                    "install the release that wrote it or rebuild with `sparsesam-export build`."
-                )
-            return cls.model_validate_json(content, strict=True)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            problem = f"{where}: {first['msg']}" if where else first["msg"]
+            raise _no_manifest(path, error) from error
+        if version != SCHEMA_VERSION:
             raise InvalidInput(
-                f"{path} is not an engine manifest ({problem[:200]}); rebuild with `sparsesam-export build`."
-            ) from error
+                f"{path} has schema version {version}, this sparsesam-deploy reads {SCHEMA_VERSION}; "
+                "install the release that wrote it or rebuild with `sparsesam-export build`."
+            )
+        try:
+            return cls.model_validate_json(content, strict=True)
+        except (ValidationError, InvalidInput) as error:
+            raise _no_manifest(path, error) from error
 
     def write(self, path: Path) -> None:
         """Write the manifest, complete or not at all. Raises as `output_file`."""
@@ -200,6 +184,16 @@ class EngineManifest(_Record):
                 record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
 
     @property
+    def batch(self) -> BatchProfile:
+        """The batch sizes it takes."""
+        return BatchProfile(*self.export.batch)
+
+    @property
+    def version_compatible(self) -> bool:
+        """Whether later releases of TensorRT can load the engine."""
+        return self.engine_options.version_compatible
+
+    @property
     def libraries(self) -> dict[str, str]:
         """Plugin libraries to load before the engine, by name, with their SHA-256."""
         return {plugin.library: plugin.sha256 for plugin in self.plugins if not plugin.embedded}
@@ -226,6 +220,15 @@ class _Version(BaseModel):
     """The one field every schema version has."""
 
     schema_version: int
+
+
+def _no_manifest(path: Path, error: ValidationError | InvalidInput) -> InvalidInput:
+    problem = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+    return InvalidInput(f"{path} is not an engine manifest ({problem[:200]}); rebuild with `sparsesam-export build`.")
 
 
 def _read(path: Path) -> bytes:

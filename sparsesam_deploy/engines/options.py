@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import ConfigDict, Field
+
+from ..declaration import CLOSED, check_settings
 from ..errors import InvalidInput
-from .manifest import BuilderName
+
+BuilderName = Literal["tensorrt", "tensorrt-rtx"]
 
 RTX_COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
 """All that TensorRT-RTX serves from Ampere on; one engine for all of them is no larger than one for each."""
@@ -24,32 +29,36 @@ float32; one is a click or a box, which are two points each, and of more than 16
 class EngineOptions:
     """Options of a build; ``None`` leaves the builder's default.
 
-    ``workspace_mib`` limits the scratch memory of kernels (MiB); ``builder_optimization_level`` is 0 to 5;
-    ``version_compatible`` makes an engine later TensorRT releases can load; ``embed_plugins`` puts the plugin library
-    into the engine; ``timing_cache`` is read if it exists and written after the build; ``compute_capabilities``
-    (TensorRT-RTX, like ``SM89``) defaults to `RTX_COMPUTE_CAPABILITIES`; ``batch`` is the (min, opt, max) profile.
+    ``timing_cache`` is read if it exists and written after the build; ``compute_capabilities`` defaults to
+    `RTX_COMPUTE_CAPABILITIES`.
 
     Raises:
         InvalidInput: a value is outside its range.
     """
 
-    workspace_mib: int | None = None
-    builder_optimization_level: int | None = None
-    version_compatible: bool = False
-    embed_plugins: bool = False
-    timing_cache: Path | None = None
-    compute_capabilities: tuple[str, ...] | None = None
-    batch: tuple[int, int, int] = (1, 1, 1)
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
+
+    compute_capabilities: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            description=f"GPUs of a tensorrt-rtx engine.  [default: {','.join(RTX_COMPUTE_CAPABILITIES)}]",
+            examples=["SM86,..."],
+        ),
+    ] = None
+    workspace_mib: Annotated[int | None, Field(description="Limit of scratch memory, MiB.", ge=1)] = None
+    builder_optimization_level: Annotated[  # TensorRT itself would clamp it and say nothing
+        int | None, Field(description="tensorrt: effort of the builder.", ge=0, le=5)
+    ] = None
+    version_compatible: Annotated[bool, Field(description="tensorrt: later releases can load the engine.")] = False
+    embed_plugins: Annotated[
+        bool, Field(description="tensorrt: put the plugin library into the engine, which then loads without it.")
+    ] = False
+    timing_cache: Annotated[
+        Path | None, Field(description="tensorrt: read if there, written after the build.", examples=["FILE"])
+    ] = None
 
     def __post_init__(self) -> None:
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InvalidInput(f"workspace of {self.workspace_mib} MiB is too small; give 1 or more, or leave it out.")
-        level = self.builder_optimization_level
-        if level is not None and not 0 <= level <= 5:  # TensorRT itself would clamp it and say nothing
-            raise InvalidInput(f"builder optimization level {level} is outside 0 to 5; 3 is TensorRT's default.")
-        if len(self.batch) != 3 or not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
-            given = ",".join(map(str, self.batch))
-            raise InvalidInput(f"batch {given} is not 1 <= min <= opt <= max; give three numbers, like 1,4,8.")
+        check_settings(self)
         targets = self.compute_capabilities
         if targets is not None and (not targets or len(set(targets)) < len(targets)):
             given = ",".join(targets)

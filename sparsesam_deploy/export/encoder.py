@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..model.config import IMAGE_SIZE
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
 from .metadata import PREPROCESSING, package_versions
+from .options import ExportOptions
 from .writer import DTYPES, export_module
 
 OUTPUT = "image_embeddings"
@@ -34,8 +36,7 @@ def export_encoder(
     encoder: SparseSamEncoder,
     loaded: LoadedSam,
     path: Path,
-    dtype: str = "fp32",
-    batch: tuple[int, int, int] = (1, 1, 1),
+    options: ExportOptions,
 ) -> None:
     """Write the encoder.
 
@@ -44,40 +45,36 @@ def export_encoder(
 
     Args:
         encoder: float32, from ``loaded``.
-        dtype: precision of weights and activations: fp32, fp16 or bf16.
-        batch: smallest, usual and largest batch; a dynamic axis unless all are equal.
+        options: precision and batch; GELU is the encoder's own.
 
     Raises:
         CheckFailed: onnx.checker refuses the result.
     """
-    low, _, high = batch
-    dynamic = low != high
+    dtype, (low, _, high) = DTYPES[options.dtype], options.batch
     export_module(
-        lambda: _EncoderGraph(cast_copy(encoder, DTYPES[dtype]), DTYPES[dtype]),
+        lambda: _EncoderGraph(cast_copy(encoder, dtype), dtype),
         {"image": torch.zeros(high, 3, IMAGE_SIZE, IMAGE_SIZE)},
         (OUTPUT, HQ_OUTPUT) if encoder.config.hq else (OUTPUT,),
         path,
-        encoder_metadata(encoder, loaded, dtype, batch),
-        {"image": {0: torch.export.Dim("batch")}} if dynamic else None,
+        encoder_metadata(encoder, loaded, options),
+        {"image": {0: torch.export.Dim("batch")}} if low != high else None,
         inner_names(encoder),
     )
 
 
-def encoder_metadata(encoder: SparseSamEncoder, loaded: LoadedSam, dtype: str, batch: tuple[int, int, int]) -> dict:
+def encoder_metadata(encoder: SparseSamEncoder, loaded: LoadedSam, options: ExportOptions) -> dict[str, Any]:
     """Everything that decides what the file computes, and where it came from."""
     return {
         "kind": "encoder",
-        **model_metadata(loaded, dtype),
+        **model_metadata(loaded, options.dtype),
         **asdict(encoder.sparsity),
-        "diagonal": encoder.sparsity.with_diagonal,
+        **asdict(replace(options, gelu=encoder.gelu)),
         "effective_density": encoder.effective_density,
-        "gelu": encoder.gelu,
-        "batch": batch,
         "preprocessing": PREPROCESSING,
     }
 
 
-def model_metadata(loaded: LoadedSam, dtype: str) -> dict:
+def model_metadata(loaded: LoadedSam, dtype: str) -> dict[str, Any]:
     """What encoder and decoder of one checkpoint have in common."""
     return {
         "family": loaded.config.family,

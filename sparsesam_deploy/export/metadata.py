@@ -8,15 +8,20 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import onnxruntime
 
+from ..declaration import read_settings, settings_of
 from ..errors import CheckFailed, InvalidInput
 from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, SparsityConfig
+from .options import ExportOptions
+
+T = TypeVar("T")
 
 PREFIX = "sparsesam."
 DIGEST = PREFIX + "content_sha256"
@@ -124,17 +129,22 @@ def load_exported(path: Path, kind: str | None = None) -> tuple[onnx.ModelProto,
     return model, metadata
 
 
-def sparsity_of(metadata: dict) -> SparsityConfig:
-    """The sparsity an exported encoder says it has."""
-    densities = {}
-    for name in ("attention_density", "mlp_density", "windowed_density"):
-        value = metadata[name]
-        densities[name] = tuple(value) if isinstance(value, list) else value
-    diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
-    return SparsityConfig(
-        **densities,
-        order=metadata["order"],
-        routing=metadata["routing"],
-        diagonal=diagonal,
-        windowed_routing=metadata.get("windowed_routing", "stripe"),  # which older files do not have
-    )
+def sparsity_of(metadata: Mapping[str, Any]) -> SparsityConfig:
+    """The sparsity an exported encoder says it has. Raises as `options_of`."""
+    return _settings(SparsityConfig, metadata)
+
+
+def options_of(metadata: Mapping[str, Any]) -> ExportOptions:
+    """How an exported encoder says it was exported.
+
+    Raises:
+        InvalidInput: it was exported by another release.
+    """
+    return _settings(ExportOptions, metadata)
+
+
+def _settings(declaration: type[T], metadata: Mapping[str, Any]) -> T:
+    names = [setting.name for setting in settings_of(declaration)]
+    if missing := [name for name in names if name not in metadata]:
+        raise InvalidInput(f"the ONNX file does not say its {missing[0]}; export it again with this release.")
+    return read_settings(declaration, {name: metadata[name] for name in names})

@@ -57,7 +57,7 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
         return KeyTables(num_keys, sequence[:num_keys])
     if sparsity.order == "lattice":
         sequence, tiles = order.lattice_sequence(num_tokens), np.arange(num_tokens).reshape(-1, order.TILE)
-        offsets = density.lattice_stripe_offsets(attention_density, sparsity.with_diagonal)
+        offsets = density.lattice_stripe_offsets(attention_density, False)
         num_keys = offsets * num_tokens // order.TILE
     else:
         sequence = order.interleave(order.z_groups(num_tokens))
@@ -65,7 +65,7 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
         offsets = None
         num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
     keys = sequence[:num_keys]
-    if not sparsity.with_diagonal:
+    if sparsity.order == "lattice":
         return KeyTables(num_keys, keys, lattice_offsets=offsets)
     return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys), offsets)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from ..errors import DensityError, InvalidInput
+from pydantic import ConfigDict, Field
+
+from ..declaration import CLOSED, check_settings, settings_of
+from ..errors import DensityError
 
 Order = Literal["lattice", "interleaved", "ranked"]
-Routing = Literal["share-variance", "share-sobel", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
+Routing = Literal["share-variance", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
 WindowedRouting = Literal["stripe", "share-variance"]
+Gelu = Literal["erf", "tanh"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ROUTINGS: tuple[str, ...] = get_args(Routing)
-WINDOWED_ROUTINGS: tuple[str, ...] = get_args(WindowedRouting)
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -70,47 +73,41 @@ def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SparsityConfig:
-    """How much of the encoder is computed, and which part.
+    """How much of the encoder is computed, and which part. The defaults are the ``default`` preset.
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
     1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` is that of `SamConfig.routed_blocks`, as in
-    the released code, and the other blocks stay dense. ``diagonal`` adds the query's own tile to the stripe; ``None``
-    means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
-    ``default`` preset.
+    the released code, and the other blocks stay dense.
 
-    ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys
-    (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where every token still
-    attends to its whole window.
+    ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys;
+    ``share-variance``, of the rows that go through qkv and proj, where every token still attends to its whole window.
+
+    Raises:
+        InvalidInput: an unknown order or routing.
+        DensityError: a density outside (0, 1].
     """
 
-    attention_density: Density = 0.25
-    mlp_density: Density = 0.5
-    windowed_density: Density = 1.0
-    order: Order = "lattice"
-    routing: Routing = "share-variance"
-    diagonal: bool | None = None
-    windowed_routing: WindowedRouting = "stripe"
+    __pydantic_config__: ClassVar[ConfigDict] = CLOSED
+
+    attention_density: Annotated[Density, Field(description="Share of the keys that global attention computes.")] = 0.25
+    mlp_density: Annotated[Density, Field(description="Share of the rows that MLPs compute.")] = 0.5
+    windowed_density: Annotated[
+        Density, Field(description="Share of windowed attention to compute, as --windowed-routing says.")
+    ] = 1.0
+    order: Annotated[Order, Field(description="Token order that stripes are cut from.")] = "lattice"
+    routing: Annotated[Routing, Field(description="How the rows of MLPs are chosen.")] = "share-variance"
+    windowed_routing: Annotated[
+        WindowedRouting,
+        Field(description="Whether --windowed-density thins keys (stripe) or shares the rows of flat cells."),
+    ] = "stripe"
 
     def __post_init__(self) -> None:
-        if self.order not in ORDERS:
-            raise InvalidInput(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}.")
-        if self.routing not in ROUTINGS:
-            raise InvalidInput(f"routing {self.routing!r} is unknown; choose one of {', '.join(ROUTINGS)}.")
-        if self.windowed_routing not in WINDOWED_ROUTINGS:
-            raise InvalidInput(
-                f"windowed_routing {self.windowed_routing!r} is unknown; choose one of {', '.join(WINDOWED_ROUTINGS)}."
-            )
-        if self.order != "lattice" and self.diagonal is False:
-            raise InvalidInput(f"diagonal=False needs the lattice order; {self.order} always attends to its own tile.")
-        for name in ("attention_density", "mlp_density", "windowed_density"):
+        check_settings(self)
+        for name in DENSITIES:
             value = getattr(self, name)
             for density in (value,) if isinstance(value, (int, float)) else value:
                 if not 0 < density <= 1:
                     raise DensityError(f"{name} {density:g} is outside (0, 1]; 1 is the dense encoder.")
-
-    @property
-    def with_diagonal(self) -> bool:
-        return self.order != "lattice" if self.diagonal is None else self.diagonal
 
     @property
     def shares_rows(self) -> bool:
@@ -165,6 +162,11 @@ class SparsityConfig:
         return densities
 
 
+DENSITIES = tuple(setting.name for setting in settings_of(SparsityConfig) if setting.kind == Density)
+"""The settings that are a share of the work."""
+DENSITY_SETS = ("attention_density", "mlp_density")
+"""What a user's one ``density`` stands for."""
+
 PRESETS: dict[str, SparsityConfig] = {
     "default": SparsityConfig(),
     "paper": SparsityConfig(
@@ -172,3 +174,16 @@ PRESETS: dict[str, SparsityConfig] = {
     ),
 }
 DENSE = SparsityConfig(attention_density=1.0, mlp_density=1.0, windowed_density=1.0)
+
+
+def choose_sparsity(base: SparsityConfig, density: Density | None = None, **choices: Any) -> SparsityConfig:
+    """``base`` with choices on top, by the names of `SparsityConfig`'s settings; ``None`` is no choice.
+
+    ``density`` is the choice of each of `DENSITY_SETS` that has none of its own.
+
+    Raises:
+        InvalidInput: as `SparsityConfig`.
+    """
+    given = {name: value for name, value in choices.items() if value is not None}
+    together = {} if density is None else dict.fromkeys(DENSITY_SETS, density)
+    return replace(base, **(together | given))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ..ops.backend import Backend
 from . import order
 from .attention import ImageState, SparseAttention
-from .config import GRID_SIZE, SamConfig, SparsityConfig
+from .config import GRID_SIZE, Gelu, SamConfig, SparsityConfig
 from .layers import as_layer_norm, convolve
-from .mlp import DenseMlp, Gelu, RoutedMlp
+from .mlp import DenseMlp, RoutedMlp
 from .shared_attention import SharedAttention
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
@@ -13,10 +11,8 @@ from ..ops.backend import Backend
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
-from .config import GRID_SIZE, SparsityConfig
+from .config import GRID_SIZE, Gelu, SparsityConfig
 from .ranking import group_rank_tokens
-
-Gelu = Literal["erf", "tanh"]
 
 
 class DenseMlp(nn.Module):

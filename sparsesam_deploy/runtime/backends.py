@@ -18,7 +18,6 @@ from ..engines.manifest import EngineManifest
 from ..engines.opening import OpenEngine, open_engine
 from ..errors import CheckFailed, EnvironmentProblem
 from ..export.encoder import HQ_OUTPUT, OUTPUT
-from ..export.metadata import sparsity_of
 from ..export.writer import DTYPES
 from ..model.checkpoint import LoadedSam
 from ..model.encoder import SparseSamEncoder
@@ -121,7 +120,7 @@ class OnnxRuntimeBackend(Backend):
                 f"ONNX Runtime {onnxruntime.__version__} has no {provider}; "
                 "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu."
             )
-        if manifest.precision == "bf16" and device.type == "cpu":
+        if manifest.export.dtype == "bf16" and device.type == "cpu":
             raise EnvironmentProblem(
                 "ONNX Runtime has no bfloat16 kernels for the CPU; build fp16 or fp32, or use the torch backend."
             )
@@ -176,10 +175,10 @@ class TorchBackend(Backend):
     """
 
     def __init__(self, loaded: LoadedSam, manifest: EngineManifest, device: torch.device) -> None:
-        self.device, self.dtype = device, DTYPES[manifest.precision]
+        self.device, self.dtype = device, DTYPES[manifest.export.dtype]
         kernels = "triton" if device.type == "cuda" else "reference"
-        sparsity = sparsity_of(manifest.sparsity.model_dump())
-        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity, manifest.gelu, kernels)
+        choices = manifest.sparsity, manifest.export.gelu, kernels
+        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, *choices)
         self.encoder = cast_copy(encoder, self.dtype).to(device)
         self.kernels = f"torch {torch.__version__} {kernels} on {device}"
 

@@ -84,7 +84,7 @@ def readme(launch: Launch, manifest: EngineManifest, options: ServingOptions, mo
     return f"""\
 # {options.name}, version {options.version}: image file and prompts to masks
 
-{manifest.family} of {manifest.checkpoint.source} (SHA-256 {sha256}), {manifest.precision}; encoder: \
+{manifest.family} of {manifest.checkpoint.source} (SHA-256 {sha256}), {manifest.export.dtype}; encoder: \
 {served[options.platform]}; decoder: {served[options.decoder_platform]}. Models: {", ".join(models)}.
 {limit}
 ## Start

@@ -18,7 +18,7 @@ Platform = Literal["tensorrt_plan", "onnxruntime"]
 ELEMENT_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32"}
 ANY = -1
 SAME = (
-    *("checkpoint", "family", "precision", "gelu", "sparsity", "preprocessing", "batch"),
+    *("checkpoint", "family", "export", "sparsity", "preprocessing"),
     *("plugins", "builder_version", "version_compatible"),
 )
 """Fields in which engines of one model for several GPUs must agree: one server loads them with one TensorRT."""

@@ -57,7 +57,13 @@ def test_build_writes_what_it_promises(built):
     assert manifest == printed["manifest"]
     assert manifest["engine"]["bytes"] == (folder / "encoder.engine").stat().st_size > 1 << 20
     assert manifest["sparsity"]["attention_density"] == 0.25 and manifest["sparsity"]["mlp_density"] == 0.5
-    assert manifest["precision"] == "fp16" and manifest["compute_capabilities"] == ["SM80", "SM86", "SM89", "SM120"]
+    assert manifest["export"]["dtype"] == "fp16"
+    assert manifest["compute_capabilities"] == [
+        "SM80",
+        "SM86",
+        "SM89",
+        "SM120",
+    ]
     assert {record["name"] for record in manifest["stages"]} >= {"load checkpoint", "verify"}
 
 
@@ -221,14 +227,14 @@ def test_windows_share_rows_on_request(sparsesam_export, tiny_checkpoint, tmp_pa
 
 
 def test_shipped_recipes_are_valid(sparsesam_export, tiny_checkpoint, tmp_path):
-    from sparsesam_deploy.export.recipe import ExportRecipe, shipped_recipes
+    from sparsesam_deploy.recipe import ExportRecipe, shipped_recipes
 
     def merged(name: str) -> ExportRecipe:
         return ExportRecipe.merge(Path(name), {} if "nano" in name else {"checkpoint": tiny_checkpoint})
 
     assert set(shipped_recipes()) == {"nano", "nano-tuned", "server", "paper", "dense"}
     assert merged("nano").sparsity == merged("server").sparsity == PRESETS["default"]
-    assert merged("server").batch == (1, 4, 8)
+    assert merged("server").export.batch == (1, 4, 8)
     tuned = merged("nano-tuned").sparsity
     assert len(tuned.mlp_density) == 12 and tuned.windowed_routing == "share-variance"
     assert merged("paper").sparsity == PRESETS["paper"]
@@ -243,5 +249,5 @@ def test_batch_is_built_and_judged(tiny_checkpoint, sparsesam_export, tmp_path):
         "build", "--checkpoint", tiny_checkpoint, *TINY_BUILD, "--batch", "2,3,4", "--output", tmp_path
     )
     assert result.code == 0, result.err
-    assert json.loads((tmp_path / "manifest.json").read_text())["batch"] == {"min": 2, "opt": 3, "max": 4}
+    assert json.loads((tmp_path / "manifest.json").read_text())["export"]["batch"] == [2, 3, 4]
     assert notes.exists()

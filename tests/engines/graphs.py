@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from sparsesam_deploy.engines import builder as builder_module
-from sparsesam_deploy.engines.builder import BuiltEngine, EngineOptions, build_engine
+from sparsesam_deploy.engines.builder import BuiltEngine, build_engine
 from sparsesam_deploy.engines.cuda import CudaDevice
+from sparsesam_deploy.engines.options import EngineOptions
 
 node = helper.make_node
 ELEMENT = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -157,7 +158,13 @@ def silent(share: float, words: str) -> None:
 
 
 def build(
-    model: onnx.ModelProto, folder: Path, builder: str = "tensorrt-rtx", advance=silent, plugin_library=None, **options
+    model: onnx.ModelProto,
+    folder: Path,
+    builder: str = "tensorrt-rtx",
+    advance=silent,
+    plugin_library=None,
+    batch=(1, 1, 1),
+    **options,
 ) -> BuiltEngine:
     """Save and build a graph; ``options`` are those of `EngineOptions`."""
-    return build_engine(save(model, folder), builder, EngineOptions(**options), advance, plugin_library)
+    return build_engine(save(model, folder), builder, EngineOptions(**options), advance, plugin_library, batch)

@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from sparsesam_deploy.engines.audit import AuditReport
 from sparsesam_deploy.engines.manifest import (
     MANIFEST,
-    BatchProfile,
     Checkpoint,
     EngineManifest,
     FileRecord,
     PluginRequirement,
     Preprocessing,
-    Sparsity,
 )
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
+from sparsesam_deploy.export.options import ExportOptions
+from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.progress import StageRecord
 
 FILES = {
@@ -59,17 +60,16 @@ def manifest(folder):
         builder_version="1.7.1.116",
         compute_capabilities=("SM80", "SM89"),
         plugins=(plugin(), plugin("RoutedRows")),
-        precision="fp16",
-        gelu="erf",
-        sparsity=Sparsity(
+        export=ExportOptions("fp16", batch=(1, 1, 4)),
+        sparsity=SparsityConfig(
             attention_density=0.25,
             mlp_density=(0.4, 1.0),
             windowed_density=1.0,
-            effective_density={"attention": 0.27},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
+        effective_density={"attention": 0.27},
+        engine_options=EngineOptions(),
         preprocessing=Preprocessing(
             image_size=1024,
             patch_size=16,
@@ -77,7 +77,6 @@ def manifest(folder):
             pixel_std=(58.395, 57.12, 57.375),
             layout="RGB, NCHW, padded right and below",
         ),
-        batch=BatchProfile(min=1, opt=1, max=4),
         packages={"torch": "2.15.0", "onnx": "1.23.2"},
         created=datetime(2026, 11, 20, 18, 9, tzinfo=timezone.utc),
         audit=AuditReport(
@@ -102,7 +101,7 @@ def test_what_is_written_is_read(manifest, folder):
     assert EngineManifest.read(folder / MANIFEST) == manifest
 
 
-def test_a_manifest_from_before_windows_shared_rows_says_that_keys_are_thinned(manifest, folder):
+def test_a_setting_that_is_not_there_has_its_default(manifest, folder):
     manifest.write(folder / MANIFEST)
     content = json.loads((folder / MANIFEST).read_text())
     del content["sparsity"]["windowed_routing"]
@@ -134,7 +133,7 @@ def test_decoder_and_parity_are_optional(manifest, folder):
 
 def test_it_cannot_be_changed_in_memory(manifest):
     with pytest.raises(ValidationError, match="frozen"):
-        manifest.precision = "fp32"
+        manifest.family = "vit_b"
 
 
 def test_unwritable_output(manifest, folder):
@@ -170,7 +169,7 @@ UNUSABLE = {
     "unknown field": (edited(colour="red"), "is not an engine manifest .colour: Extra inputs are not permitted"),
     "number as text": (edited(batch={"min": "1", "opt": 1, "max": 1}), "batch.min: Input should be a valid integer"),
     "text as number": (edited(family=7), "family: Input should be a valid string"),
-    "unknown precision": (edited(precision="int8"), "precision: Input should be 'fp32', 'fp16' or 'bf16'"),
+    "unknown precision": (edited(export={"dtype": "int8"}), "export.dtype: Input should be 'fp32', 'fp16' or 'bf16'"),
     "short hash": (edited(checkpoint={"source": "x", "sha256": "abc"}), "checkpoint.sha256: String should match"),
     "path out of the folder": (
         edited(engine={"name": "../encoder.engine", "sha256": "0" * 64, "bytes": 1}),
@@ -218,7 +217,7 @@ def test_missing_manifests(folder):
 
 def test_infinite_figures_are_refused(manifest):
     with pytest.raises(ValidationError, match="finite number"):
-        Sparsity(**{**manifest.sparsity.model_dump(), "effective_density": {"attention": float("inf")}})
+        EngineManifest(**{**dict(manifest), "effective_density": {"attention": float("inf")}})
 
 
 # --- check -------------------------------------------------------------------------------------------------------
@@ -235,7 +234,7 @@ def test_an_untouched_folder_passes(manifest, folder):
     [(True, "1.7.1.116", True), (True, "1.10.0.1", True), (True, "1.7.0.200", False), (False, "1.10.0.1", False)],
 )
 def test_version_compatible_engines_load_with_later_releases(manifest, folder, compatible, installed, loads):
-    manifest = manifest.model_copy(update={"version_compatible": compatible})
+    manifest = manifest.model_copy(update={"engine_options": EngineOptions(version_compatible=compatible)})
     if loads:
         manifest.check(folder, builder_version=installed)
     else:

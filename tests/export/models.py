@@ -14,6 +14,7 @@ from onnx import TensorProto, inliner, numpy_helper, shape_inference
 from torch import Tensor
 
 from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -53,7 +54,7 @@ def export(
     loaded = load_tiny(config)
     encoder = SparseSamEncoder(loaded.sam.image_encoder, config, sparsity, gelu).eval()
     path = folder / "encoder.onnx"
-    export_encoder(encoder, loaded, path, dtype, batch)
+    export_encoder(encoder, loaded, path, ExportOptions(dtype, batch=batch))
     return Exported(path, encoder)
 
 

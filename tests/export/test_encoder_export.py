@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto
 
 from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, export_encoder, stream_names
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -203,7 +204,7 @@ def test_nano_in_fp16_on_real_images(tmp_path: Path):
     """No overflow anywhere in the residual stream, and an embedding that fp16 blurs by little."""
     loaded = load_nano()
     encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, PRESETS["default"]).eval()
-    export_encoder(encoder, loaded, tmp_path / "encoder.onnx", "fp16")
+    export_encoder(encoder, loaded, tmp_path / "encoder.onnx", ExportOptions("fp16"))
     streams = stream_names(loaded.config.depth)
     runner = OnnxRunner(tmp_path / "encoder.onnx", streams)
     for sample in shipped_samples():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsesam_deploy.engines.builder import EngineOptions, build_engine
+from sparsesam_deploy.engines.builder import build_engine
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.model.config import PRESETS, SamConfig, SparsityConfig
 from tests.export.models import TINY, TINY_HQ, export, load_tiny
@@ -17,8 +18,8 @@ CASES = {
     "default-fp16-dynamic": (PRESETS["default"], "fp16", DYNAMIC),
     "default-bf16": (PRESETS["default"], "bf16", STATIC),
     "paper-fp16": (PRESETS["paper"], "fp16", STATIC),
-    "interleaved-share-sobel-fp16": (
-        SparsityConfig(0.3, 0.5, order="interleaved", routing="share-sobel"),
+    "interleaved-share-variance-fp16": (
+        SparsityConfig(0.3, 0.5, order="interleaved", routing="share-variance"),
         "fp16",
         STATIC,
     ),
@@ -46,7 +47,7 @@ def test_encoder_builds(name: str, tmp_path: Path):
     pytest.importorskip("tensorrt_rtx")
     sparsity, dtype, batch = CASES[name]
     exported = export(tmp_path, sparsity, dtype, batch)
-    built = build_engine(exported.path, "tensorrt-rtx", EngineOptions(batch=batch), ignore)
+    built = build_engine(exported.path, "tensorrt-rtx", EngineOptions(), ignore, batch=batch)
     assert built.audit.passed
     assert len(built.data) > 1 << 16
 
@@ -60,6 +61,6 @@ def test_decoder_builds(dtype: str, config: SamConfig, tmp_path: Path):
     """Whatever the encoder's batch: the decoder's axes have ranges of their own."""
     pytest.importorskip("tensorrt_rtx")
     export_decoder(load_tiny(config), tmp_path / "decoder.onnx", dtype)
-    built = build_engine(tmp_path / "decoder.onnx", "tensorrt-rtx", EngineOptions(batch=DYNAMIC), ignore)
+    built = build_engine(tmp_path / "decoder.onnx", "tensorrt-rtx", EngineOptions(), ignore, batch=DYNAMIC)
     assert built.audit.passed and built.audit.custom_nodes == {}
     assert len(built.data) > 1 << 20

@@ -13,6 +13,7 @@ import torch
 
 from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
@@ -58,7 +59,7 @@ def judge(path: Path, sparsity: str) -> EncoderParity:
 
 def export(folder: Path, sparsity: str, dtype: str) -> Path:
     path = folder / "encoder.onnx"
-    export_encoder(reference(sparsity)[0], load_nano(), path, dtype)
+    export_encoder(reference(sparsity)[0], load_nano(), path, ExportOptions(dtype))
     return path
 
 

@@ -14,6 +14,7 @@ from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import OUTPUT, encoder_metadata, export_encoder
 from sparsesam_deploy.export.metadata import sparsity_of
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -29,7 +30,7 @@ MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), engine="the en
 SPARSITIES = {
     **PRESETS,
     "per-block": SparsityConfig((1.0, 0.5, 0.5, 0.25), 0.4, 1.0, "interleaved", "skip-sobel"),
-    "diagonal": SparsityConfig(0.5, (0.4, 0.4, 0.5, 1.0), 0.5, "lattice", "share-sobel", diagonal=True),
+    "mlp-per-block": SparsityConfig(0.5, (0.4, 0.4, 0.5, 1.0), 0.5, "lattice", "share-variance"),
 }
 
 
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
     """``encoder.onnx`` and ``decoder.onnx`` of the default preset, and some unusual images."""
     path = tmp_path_factory.mktemp("tiny")
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["default"])
-    export_encoder(encoder, CHECKPOINT, path / "encoder.onnx")
+    export_encoder(encoder, CHECKPOINT, path / "encoder.onnx", ExportOptions("fp32"))
     export_decoder(CHECKPOINT, path / "decoder.onnx")
     noise = np.random.default_rng(0).integers(0, 256, (45, 60, 4), np.uint8)
     Image.fromarray(noise[:1, :1, :3]).save(path / "pixel.png")
@@ -89,7 +90,7 @@ class RankWorstFirst:
 def test_a_wrong_ranking_fails_the_report_by_its_block(tmp_path, folder):
     """Followed by the reference, a wrong ranking shows in no other figure."""
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["paper"])
-    export_encoder(encoder, CHECKPOINT, tmp_path / "encoder.onnx")
+    export_encoder(encoder, CHECKPOINT, tmp_path / "encoder.onnx", ExportOptions("fp32"))
     write_broken(folder / "misranked.onnx", tmp_path / "encoder.onnx", [RankWorstFirst()])
     report = judged(verifier(folder, "misranked.onnx"), folder / "grey.png")
     assert report.failures[0].startswith("grey.png blocks: block 0 ranking computes something else")
@@ -136,9 +137,8 @@ class FlipNegation:
 @pytest.mark.parametrize("sparsity", SPARSITIES.values(), ids=SPARSITIES)
 def test_the_file_says_how_sparse_its_reference_is(sparsity):
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, sparsity)
-    found = sparsity_of(encoder_metadata(encoder, CHECKPOINT, "fp32", (1, 1, 1)))
-    assert replace(found, diagonal=None) == replace(sparsity, diagonal=None)
-    assert found.with_diagonal == sparsity.with_diagonal
+    found = sparsity_of(encoder_metadata(encoder, CHECKPOINT, ExportOptions("fp32")))
+    assert found == sparsity
 
 
 # --- engines -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_checkpoint
 from sparsesam_deploy.model.config import SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -36,9 +37,9 @@ def make_build(
     save_random_checkpoint(folder / CHECKPOINT, config)
     loaded = load_checkpoint(folder / CHECKPOINT)
     encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity)
-    export_encoder(encoder, loaded, folder / ENCODER, dtype, batch)
+    export_encoder(encoder, loaded, folder / ENCODER, ExportOptions(dtype, batch=batch))
     stages = Stages(Console(file=io.StringIO()))
-    manifest = make_engine(folder, "tensorrt-rtx", EngineOptions(batch=batch), None, stages)
+    manifest = make_engine(folder, "tensorrt-rtx", EngineOptions(), None, stages)
     manifest.write(folder / MANIFEST)
     return Build(folder, loaded, encoder)
 
@@ -47,5 +48,5 @@ def make_engine_again(source: Path, folder: Path, builder: str, batch: tuple[int
     """The same encoder with another builder's engine, in ``folder``."""
     shutil.copyfile(source / ENCODER, folder / ENCODER)
     stages = Stages(Console(file=io.StringIO()))
-    make_engine(folder, builder, EngineOptions(batch=batch), None, stages).write(folder / MANIFEST)
+    make_engine(folder, builder, EngineOptions(), None, stages).write(folder / MANIFEST)
     return folder

@@ -16,6 +16,7 @@ from sparsesam_deploy.engines import builder, opening
 from sparsesam_deploy.engines.cuda import CudaDevice
 from sparsesam_deploy.engines.manifest import EngineManifest, FileRecord, PluginRequirement
 from sparsesam_deploy.engines.opening import open_engine
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
 from sparsesam_deploy.pipeline import MANIFEST
 from sparsesam_deploy.runtime.backends import EngineBackend
@@ -78,7 +79,7 @@ def test_plugins_come_before_the_engine_and_once(install, manifest, tmp_path):
 
 def test_an_engine_for_later_releases_may_bring_its_own_runtime(install, manifest, tmp_path):
     fake = install()
-    opened(tmp_path, manifest.model_copy(update={"version_compatible": True}))
+    opened(tmp_path, manifest.model_copy(update={"engine_options": EngineOptions(version_compatible=True)}))
     assert fake.diary[-1] == ("engine", True)
 
 

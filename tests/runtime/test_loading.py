@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,7 +71,7 @@ def test_half_precision_is_that_of_the_build(dense, tmp_path):
     """The torch backend computes in the manifest's precision: more than float32's error, less than nonsense."""
     shutil.copytree(dense.folder, tmp_path, dirs_exist_ok=True)
     manifest = EngineManifest.read(tmp_path / MANIFEST)
-    manifest.model_copy(update={"precision": "bf16"}).write(tmp_path / MANIFEST)
+    manifest.model_copy(update={"export": replace(manifest.export, dtype="bf16")}).write(tmp_path / MANIFEST)
     encoder = load(tmp_path, "torch", "cpu")
     image = random_image()
     with torch.no_grad():
@@ -259,7 +260,7 @@ def test_a_build_that_failed_its_parity_check(copied, backend):
 
 def test_onnx_runtime_has_no_bfloat16_on_the_cpu(copied):
     manifest = EngineManifest.read(copied / MANIFEST)
-    manifest.model_copy(update={"precision": "bf16"}).write(copied / MANIFEST)
+    manifest.model_copy(update={"export": replace(manifest.export, dtype="bf16")}).write(copied / MANIFEST)
     with pytest.raises(
         EnvironmentProblem, match="no bfloat16 kernels for the CPU; build fp16 or fp32, or use the torch"
     ):

@@ -13,15 +13,16 @@ from onnx import TensorProto, helper
 from sparsesam_deploy.engines.audit import AuditReport
 from sparsesam_deploy.engines.manifest import (
     MANIFEST,
-    BatchProfile,
     Checkpoint,
     EngineManifest,
     FileRecord,
     PluginRequirement,
     Preprocessing,
-    Sparsity,
 )
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.metadata import content_digest, set_metadata
+from sparsesam_deploy.export.options import ExportOptions
+from sparsesam_deploy.model.config import SparsityConfig
 
 LIBRARY, REGISTRATION = "libsparsesam_plugins.so", "libsparsesam_plugins_register.so"
 AUDIT = AuditReport(dtype="fp32", layers={}, precision={}, fp32_islands=(), custom_nodes={}, findings=())
@@ -98,17 +99,16 @@ def make_build(
         "builder_version": "10.13.3.9",
         "compute_capabilities": ("SM90",),
         "plugins": (),
-        "precision": "fp32",
-        "gelu": "erf",
-        "sparsity": Sparsity(
+        "export": ExportOptions("fp32", batch=(1, 2, 4)),
+        "sparsity": SparsityConfig(
             attention_density=1.0,
             mlp_density=1.0,
             windowed_density=1.0,
-            effective_density={},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
+        "effective_density": {},
+        "engine_options": EngineOptions(),
         "preprocessing": Preprocessing(
             image_size=1024,
             patch_size=16,
@@ -116,7 +116,6 @@ def make_build(
             pixel_std=(58.395, 57.12, 57.375),
             layout="RGB",
         ),
-        "batch": BatchProfile(min=1, opt=2, max=4),
         "packages": {},
         "created": datetime(2026, 11, 20, tzinfo=timezone.utc),
         "audit": AUDIT,

@@ -6,8 +6,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
 
-from sparsesam_deploy.engines.manifest import BatchProfile
 from sparsesam_deploy.errors import InvalidInput
+from sparsesam_deploy.export.options import ExportOptions
 from tests.serving.builds import BATCHED, HQ, STATIC, declared, make_build
 from tests.serving.triton_server import check_ensemble, read_configs
 
@@ -26,8 +26,8 @@ def dims(config):
 @pytest.fixture(params=[BATCHED, STATIC, HQ])
 def any_build(request, tmp_path):
     files = declared(tmp_path / "onnx", request.param)
-    batch = BatchProfile(min=1, opt=1, max=1) if request.param == STATIC else BatchProfile(min=1, opt=2, max=4)
-    return make_build(tmp_path / "sm90", files, batch=batch)
+    batch = (1, 1, 1) if request.param == STATIC else (1, 2, 4)
+    return make_build(tmp_path / "sm90", files, export=ExportOptions("fp32", batch=batch))
 
 
 @pytest.mark.parametrize("platform", ["tensorrt_plan", "onnxruntime"])
@@ -76,14 +76,13 @@ def test_a_dynamic_encoder_is_batched(build, write):
 
 
 def test_a_large_batch_is_captured_in_powers_of_two(tmp_path, onnx_files, write):
-    build = make_build(tmp_path / "sm90", onnx_files, batch=BatchProfile(min=1, opt=8, max=12))
+    build = make_build(tmp_path / "sm90", onnx_files, export=ExportOptions("fp32", batch=(1, 8, 12)))
     encoder = configs(write(build))["sam_encoder"]
     assert [spec.batch_size for spec in encoder.optimization.cuda.graph_spec] == [1, 2, 4, 8, 12]
 
 
 def test_a_static_encoder_is_not(tmp_path, write):
-    profile = BatchProfile(min=1, opt=1, max=1)
-    build = make_build(tmp_path / "sm90", declared(tmp_path / "onnx", STATIC), batch=profile)
+    build = make_build(tmp_path / "sm90", declared(tmp_path / "onnx", STATIC), export=ExportOptions("fp32"))
     encoder = configs(write(build))["sam_encoder"]
     assert encoder.max_batch_size == 0 and not encoder.HasField("dynamic_batching")
     assert dims(encoder) == {"image": [1, *IMAGE], "image_embeddings": [1, *EMBEDDING]}

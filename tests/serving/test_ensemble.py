@@ -13,6 +13,7 @@ from segment_anything import SamPredictor
 
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import export_encoder
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -33,7 +34,7 @@ def exported(tmp_path_factory) -> Path:
     """The nano model, dense and in float32, so that segment_anything itself says what is right."""
     folder, loaded = tmp_path_factory.mktemp("exported"), load_nano()
     encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SparsityConfig(1.0, 1.0), "erf")
-    export_encoder(encoder, loaded, folder / "encoder.onnx", "fp32", (1, 2, 4))
+    export_encoder(encoder, loaded, folder / "encoder.onnx", ExportOptions("fp32", batch=(1, 2, 4)))
     export_decoder(loaded, folder / "decoder.onnx", "fp32")
     return folder
 

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType
 
-from sparsesam_deploy.engines.manifest import BatchProfile, FileRecord
+from sparsesam_deploy.engines.manifest import FileRecord
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.serving.models import image as image_model
 from sparsesam_deploy.serving.models import masks as masks_model
 from sparsesam_deploy.serving.models import prompts as prompts_model
 from tests.serving.builds import LIBRARY, REGISTRATION, declared, make_build
 from tests.serving.triton_server import matches, read_configs
 
+LATER = EngineOptions(version_compatible=True)
 ON_CPU = {"platform": "onnxruntime", "decoder_platform": "onnxruntime", "device": "cpu"}
 
 
@@ -117,7 +120,7 @@ def test_what_fails_half_way_leaves_nothing(build, write, monkeypatch):
         ({"builder": "tensorrt-rtx"}, "are of tensorrt-rtx, which Triton's tensorrt backend cannot load"),
         ({"decoder_engine": None}, "has no decoder.engine; build it again, or serve decoder.onnx"),
         ({"decoder_engine": None, "decoder_onnx": None}, "has no decoder.onnx"),
-        ({"batch": BatchProfile(min=2, opt=4, max=8)}, "takes 2 images or more at once.*--batch 1,4,8"),
+        ({"export": ExportOptions("fp32", batch=(2, 4, 8))}, "takes 2 images or more at once.*--batch 1,4,8"),
     ],
     ids=["rtx", "no-decoder-engine", "no-decoder", "batch-of-two"],
 )
@@ -156,13 +159,14 @@ def test_files_that_are_not_the_manifests(build, write, name):
     ("changes", "message"),
     [
         ({}, "both hold an engine for compute capability 9.0; leave one out"),
-        ({"compute_capabilities": ("SM89",), "precision": "fp16"}, "differ in precision"),
+        ({"compute_capabilities": ("SM89",), "export": ExportOptions("fp16", batch=(1, 2, 4))}, "differ in export"),
         ({"compute_capabilities": ("SM89",), "builder_version": "11.1.0"}, "differ in builder_version"),
-        ({"compute_capabilities": ("SM89",), "batch": BatchProfile(min=1, opt=1, max=8)}, "differ in batch"),
-        ({"compute_capabilities": ("SM89",), "gelu": "tanh"}, "differ in gelu"),
-        ({"compute_capabilities": ("SM89",), "version_compatible": True}, "differ in version_compatible"),
+        (
+            {"compute_capabilities": ("SM89",), "engine_options": LATER},
+            "differ in version_compatible",
+        ),
     ],
-    ids=["same-gpu", "precision", "tensorrt", "batch", "gelu", "version-compatible"],
+    ids=["same-gpu", "precision", "tensorrt", "version-compatible"],
 )
 def test_builds_that_are_not_one_model(tmp_path, build, onnx_files, write, changes, message):
     with pytest.raises(InvalidInput, match=message):
@@ -231,9 +235,13 @@ def test_one_server_has_one_plugin_library(tmp_path, plugin_build, onnx_files, w
     ("changes", "options", "expected"),
     [
         ({}, {}, []),
-        ({"version_compatible": True}, {}, ["--backend-config=tensorrt,version-compatible=true"]),
+        (
+            {"engine_options": LATER},
+            {},
+            ["--backend-config=tensorrt,version-compatible=true"],
+        ),
         ({}, {"cache_mib": 64}, ["--cache-config=local,size=67108864"]),
-        ({"version_compatible": True}, ON_CPU, []),
+        ({"engine_options": LATER}, ON_CPU, []),
     ],
     ids=["plain", "version-compatible", "cache", "onnx"],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +17,8 @@ from ...errors import CheckFailed, InvalidInput
 from ...export.encoder import HQ_OUTPUT, OUTPUT
 from ...export.metadata import load_exported, sparsity_of
 from ...model.checkpoint import LoadedSam
-from ...model.config import DENSE, Density, SparsityConfig
+from ...model.config import DENSE, Density, Gelu, SparsityConfig, choose_sparsity
 from ...model.encoder import SparseSamEncoder
-from ...model.mlp import Gelu
 from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
@@ -128,17 +127,12 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str 
 def combinations(choices: dict[str, Sequence], base: SparsityConfig) -> list[SparsityConfig]:
     """``base`` with every combination of ``choices``, lists of values by the names of `SparsityConfig` fields.
 
-    ``density`` sets attention_density and mlp_density together, in front of either's own choice. Combinations that
-    contradict themselves are refused as anywhere else.
+    ``density`` is as `choose_sparsity` has it. Combinations that contradict themselves are refused as anywhere else.
     """
     lists = {name: values for name, values in choices.items() if values}
     found = []
     for values in product(*lists.values()):
-        settings = dict(zip(lists, values, strict=True))
-        density = settings.pop("density", None)
-        if density is not None:
-            settings = {"attention_density": density, "mlp_density": density} | settings
-        found.append(replace(base, **settings))
+        found.append(choose_sparsity(base, **dict(zip(lists, values, strict=True))))
     return list(dict.fromkeys(found))
 
 
@@ -146,8 +140,7 @@ def describe(sparsity: SparsityConfig) -> str:
     """A short name that tells settings apart: ``lattice 0.25, share-variance 0.4``."""
     parts = []
     if sparsity.attention_density != 1:
-        diagonal = {None: "", True: " with diagonal", False: " without diagonal"}[sparsity.diagonal]
-        parts.append(f"{sparsity.order}{diagonal} {_words(sparsity.attention_density)}")
+        parts.append(f"{sparsity.order} {_words(sparsity.attention_density)}")
     if sparsity.windowed_density != 1:
         how = sparsity.order if sparsity.windowed_routing == "stripe" else sparsity.windowed_routing
         parts.append(f"windows {how} {_words(sparsity.windowed_density)}")

@@ -29,10 +29,10 @@ from sparsesam_deploy.accuracy.tuning.run import Setting
 from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
 from sparsesam_deploy.accuracy.tuning.tuner import Budget, Point, Tuner
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
-from sparsesam_deploy.export.recipe import ExportRecipe
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.recipe import ExportRecipe
 from tests.accuracy.evaluation.authors import coco_iou, masks_by
 from tests.accuracy.miniature import CPU, MINIATURE, SHORT, SPACE, loaded, run, setting
 from tests.accuracy.pictures import picture, pictures
@@ -100,7 +100,7 @@ def test_what_is_chosen_was_evaluated_and_build_takes_it(tuned, tmp_path):
     assert chosen.cost.flops <= 0.5 and chosen.validation is not None
     assert points[found.compared].validation is not None
     recipe = ExportRecipe.merge(folder / "recipe.toml", {"model": "nano"})
-    assert asdict(recipe.sparsity) == {**chosen.settings, "diagonal": None}
+    assert asdict(recipe.sparsity) == chosen.settings
     (again,) = trials(tmp_path, setting())([Candidate(recipe.sparsity)])
     assert again.loss == chosen.calibration
     written = {file.name for file in folder.iterdir()}
@@ -320,7 +320,7 @@ def test_without_labels_the_dense_masks_are_the_target(tmp_path, monkeypatch):
         assert step.loss is None or step.loss.mean == pytest.approx(step.disagreement)
     assert {dense_iou for _, _, dense_iou in shown(report(tmp_path / "out"))} == {1.0}
     assert {point.settings["routing"] for point in found.points} == {"share-quadtree"}
-    assert ExportRecipe.merge(tmp_path / "out" / "recipe.toml", {"model": "nano"}).routing == "share-quadtree"
+    assert ExportRecipe.merge(tmp_path / "out" / "recipe.toml", {"model": "nano"}).sparsity.routing == "share-quadtree"
 
 
 def test_a_journal_of_another_routing_is_refused(tuned, tmp_path):

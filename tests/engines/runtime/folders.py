@@ -9,15 +9,16 @@ from pathlib import Path
 from sparsesam_deploy.engines.audit import AuditReport
 from sparsesam_deploy.engines.manifest import (
     MANIFEST,
-    BatchProfile,
     Checkpoint,
     EngineManifest,
     FileRecord,
     PluginRequirement,
     Preprocessing,
-    Sparsity,
 )
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.metadata import PREPROCESSING
+from sparsesam_deploy.export.options import ExportOptions
+from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.progress import StageRecord
 
 BUILDER_VERSION = "10.13.0.35"
@@ -73,19 +74,17 @@ def make_folder(
         builder_version=BUILDER_VERSION,
         compute_capabilities=("SM80", "SM89"),
         plugins=(plugin, plugin.model_copy(update={"name": "RoutedMlp"})),
-        precision="fp16",
-        gelu="erf",
-        sparsity=Sparsity(
+        export=ExportOptions("fp16", batch=(1, 2, 4)),
+        sparsity=SparsityConfig(
             attention_density=0.25,
             mlp_density=(0.4, 1.0),
             windowed_density=1.0,
-            effective_density={"attention": 0.27},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
+        effective_density={"attention": 0.27},
+        engine_options=EngineOptions(),
         preprocessing=Preprocessing(**PREPROCESSING),
-        batch=BatchProfile(min=1, opt=2, max=4),
         packages={"torch": "2.15.0"},
         created=datetime(2026, 11, 21, 3, 20, tzinfo=timezone.utc),
         audit=AUDIT,

@@ -265,4 +265,4 @@ def test_the_commands_answer(sanitised_build, folder, monkeypatch):
     assert answer["pixels"] == 600 and answer["mask_index"] == 0 and answer["predicted_iou"] == 0.75
     assert (answer["height"], answer["width"], answer["family"], answer["precision"]) == (30, 40, "vit_b", "fp16")
     assert list(answer["seconds"]) == ["read", "load", "encode", "predict", "write"]
-    assert EngineManifest.read(folder / "engine" / "manifest.json").precision == "fp16"
+    assert EngineManifest.read(folder / "engine" / "manifest.json").export.dtype == "fp16"
