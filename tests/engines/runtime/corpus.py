@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sparsesam_deploy.engines.manifest import MANIFEST
 from tests.engines.runtime.folders import make_folder
+from tests.engines.runtime.manifests import BEYOND_PYTHON, UNUSABLE, field, put
 from tests.engines.runtime.pictures import KINDS, RGB, make_png, orientation
-from tests.engines.runtime.test_folder_check import BEYOND_PYTHON, UNUSABLE
 
 TARGETS = ("manifest", "png", "prompts", "image")
 TEXTS = ("1,2", "305,15,364,71", "-1e30,0,1e30,1e-30", "nan,inf", "1,2,3", ",,,", "0x1,2", "1,1,1,1", "9" * 400 + ",1")
@@ -21,7 +21,8 @@ def write_corpus(base: Path) -> None:
     for target in TARGETS:
         (base / target).mkdir(parents=True)
     made = base / "made"
-    for index, (change, _) in enumerate([(lambda _: None, ""), *(UNUSABLE | BEYOND_PYTHON).values()]):
+    good = [lambda _: None, field(put("parity", None)), field(put("parity.passed", False))]
+    for index, change in enumerate([*good, *(change for change, _ in (UNUSABLE | BEYOND_PYTHON).values())]):
         make_folder(made)
         change(made)
         content = (made / MANIFEST).read_bytes()
