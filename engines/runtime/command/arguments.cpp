@@ -9,9 +9,10 @@
 namespace sparsesam::command {
 
 const char* const usage =
-    "usage: sparsesam-run DIR IMAGE.png -o MASK.png [--box x0,y0,x1,y1] [--point x,y]... [--negative x,y]...\n"
+    "usage: sparsesam-run DIR IMAGE -o MASK.png [--box x0,y0,x1,y1] [--point x,y]... [--negative x,y]...\n"
     "\n"
     "Segments one object with the engines of DIR, a folder made by `sparsesam-export build --builder tensorrt`.\n"
+    "IMAGE is a JPEG or PNG file; its EXIF orientation is applied.\n"
     "\n"
     "  --box x0,y0,x1,y1   box around the object, pixels of the image\n"
     "  --point x,y         a point inside the object; repeatable\n"

@@ -12,8 +12,8 @@ namespace {
 constexpr const char* usage =
     "usage: sparsesam-check DIR [--tensorrt VERSION] [--compute-capability SM89]\n"
     "\n"
-    "Checks a folder made by `sparsesam-export build --builder tensorrt`: manifest, builder, sizes and SHA-256 of\n"
-    "engines and plugin libraries, and the TensorRT version and GPU it is to run on, if given.\n"
+    "Checks a folder made by `sparsesam-export build --builder tensorrt`: manifest, parity, builder, sizes and\n"
+    "SHA-256 of engines and plugin libraries, and the TensorRT version and GPU it is to run on, if given.\n"
     "Exit codes: 0 ok, 1 a check failed, 2 unusable input, 3 something is missing on this machine.\n";
 
 int usage_error() {

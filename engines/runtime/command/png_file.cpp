@@ -1,36 +1,39 @@
 #include "png_file.hpp"
 
 #include <png.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <array>
-#include <cerrno>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
-#include <memory>
-#include <system_error>
-
-#include "png_metadata.hpp"
-#include "sparsesam/engine.hpp"
+#include <new>
 
 namespace sparsesam::command {
 namespace {
 
-constexpr std::uint64_t pillow_max_pixels = 178956970;  // 2 * PIL.Image.MAX_IMAGE_PIXELS
-constexpr std::size_t max_file_bytes = std::size_t{1} << 30U;
-constexpr std::uint64_t max_deflate_ratio = 1032;  // zlib's technical details: no stream expands further
-constexpr png_uint_32 max_side = 1U << 24U;
+constexpr std::size_t signature_size = 8;
+constexpr std::size_t max_chunk_bytes = std::size_t{8} << 20U;  // but for pixels
+constexpr std::uint64_t max_deflate_ratio = 1032;               // zlib's technical details: no stream expands further
 
-[[noreturn]] void refuse(const std::string& name, const std::string& problem) {
-  throw Error(SPARSESAM_INVALID_INPUT, ("image " + name + " " + problem).c_str());
+png_const_bytep bytes_of(std::string_view content) { return reinterpret_cast<png_const_bytep>(content.data()); }
+
+// Refuse chunks that are longer than the file, and metadata longer than any is: libpng 1.6.39 allocates what an eXIf
+// chunk claims to hold, whatever limits are set.
+void require_whole_chunks(std::string_view content, const std::string& name) {
+  constexpr std::size_t overhead = 12;  // length, name, checksum
+  std::string_view rest = content.substr(signature_size);
+  for (std::string_view kind; kind != "IEND";) {
+    const std::size_t length = rest.size() < overhead ? 0 : png_get_uint_32(bytes_of(rest));
+    if (rest.size() < overhead + length) {
+      refuse_damaged(name, "the file ends too early");
+    }
+    kind = rest.substr(4, 4);
+    if (length > max_chunk_bytes && kind != "IDAT") {
+      refuse_image(name, "holds " + std::to_string(length) + " bytes of metadata in one piece; save it again without.");
+    }
+    rest.remove_prefix(overhead + length);
+  }
 }
-
-struct CloseFile {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
-using File = std::unique_ptr<std::FILE, CloseFile>;
 
 // A libpng reader over bytes in memory. libpng leaves its functions by longjmp, so those that call it hold no object
 // with a destructor, and tell failure by returning false.
@@ -55,6 +58,7 @@ class Reader {
     if (setjmp(png_jmpbuf(png_)) != 0) {  // NOLINT(modernize-avoid-setjmp-longjmp)
       return false;
     }
+    constexpr png_uint_32 max_side = 1U << 24U;
     constexpr png_uint_32 max_chunks = 128;
     png_set_user_limits(png_, max_side, max_side);
     png_set_chunk_malloc_max(png_, max_chunk_bytes);
@@ -64,53 +68,38 @@ class Reader {
     return true;
   }
 
-  // Ask for what Pillow gives. Grey of 16 bits stays as it is.
-  bool request_rgb() {
+  // Ask for what Pillow gives, and read to the file's end.
+  bool read_pixels(std::vector<std::uint8_t>& pixels) {
     if (setjmp(png_jmpbuf(png_)) != 0) {  // NOLINT(modernize-avoid-setjmp-longjmp)
       return false;
     }
-    if (is_grey16()) {
-      png_set_interlace_handling(png_);
-      png_read_update_info(png_, info_);
-      return true;
+    if (png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY) {
+      png_set_scale_16(png_);  // (v + 128) / 257
+    } else {
+      png_set_strip_16(png_);
     }
-    const png_byte colour = png_get_color_type(png_, info_);
-    png_set_strip_16(png_);
-    png_set_packing(png_);
-    if (colour == PNG_COLOR_TYPE_PALETTE) {
-      png_set_palette_to_rgb(png_);
-    }
-    if (colour == PNG_COLOR_TYPE_GRAY) {
-      png_set_expand_gray_1_2_4_to_8(png_);
-    }
-    if ((colour & PNG_COLOR_MASK_COLOR) == 0) {
-      png_set_gray_to_rgb(png_);
-    }
+    png_set_expand(png_);
+    png_set_gray_to_rgb(png_);
     png_set_strip_alpha(png_);
-    png_set_interlace_handling(png_);
+    const int passes = png_set_interlace_handling(png_);
     png_read_update_info(png_, info_);
-    return true;
-  }
-
-  bool read_pixels(png_bytepp rows) {
-    if (setjmp(png_jmpbuf(png_)) != 0) {  // NOLINT(modernize-avoid-setjmp-longjmp)
-      return false;
+    const std::size_t row_bytes = png_get_rowbytes(png_, info_);
+    pixels.resize(row_bytes * height());
+    for (int pass = 0; pass < passes; ++pass) {
+      for (png_uint_32 y = 0; y < height(); ++y) {
+        png_read_row(png_, pixels.data() + y * row_bytes, nullptr);
+      }
     }
-    png_read_image(png_, rows);
     png_read_end(png_, info_);
     return true;
   }
 
-  [[nodiscard]] bool is_grey16() const {
-    return png_get_color_type(png_, info_) == PNG_COLOR_TYPE_GRAY && png_get_bit_depth(png_, info_) == 16;
-  }
   [[nodiscard]] png_uint_32 width() const { return png_get_image_width(png_, info_); }
   [[nodiscard]] png_uint_32 height() const { return png_get_image_height(png_, info_); }
-  [[nodiscard]] std::size_t row_bytes() const { return png_get_rowbytes(png_, info_); }
   [[nodiscard]] const char* message() const { return message_.data(); }
 
-  // The EXIF block, empty without one; valid after read_pixels.
-  [[nodiscard]] std::string_view exif() const {
+  // The EXIF block, empty without one; it may stand behind the pixels.
+  [[nodiscard]] std::string exif() const {
     png_bytep data = nullptr;
     png_uint_32 size = 0;
     if (png_get_eXIf_1(png_, info_, &size, &data) == 0) {
@@ -143,117 +132,31 @@ class Reader {
   png_infop info_ = nullptr;
 };
 
-[[noreturn]] void refuse_damaged(const std::string& name, const Reader& reader) {
-  refuse(name, std::string("cannot be decoded (") + reader.message() + "); save it again as PNG.");
-}
-
-// (v + 128) / 257 of big-endian 16-bit values, as three equal channels.
-std::vector<std::uint8_t> grey_to_rgb(const std::vector<std::uint8_t>& grey16) {
-  std::vector<std::uint8_t> rgb;
-  rgb.reserve(grey16.size() / 2 * 3);
-  for (std::size_t i = 0; i + 1 < grey16.size(); i += 2) {
-    const unsigned value = (static_cast<unsigned>(grey16[i]) << 8U) | grey16[i + 1];
-    rgb.insert(rgb.end(), 3, static_cast<std::uint8_t>((value + 128) / 257));
-  }
-  return rgb;
-}
-
-[[noreturn]] void refuse_path(const std::string& sentence, int error_number) {
-  const bool disk_full = error_number == ENOSPC || error_number == EDQUOT;
-  throw Error(disk_full ? SPARSESAM_ENVIRONMENT : SPARSESAM_INVALID_INPUT,
-              (sentence + ": " + std::generic_category().message(error_number) +
-               (disk_full ? "; free space there or choose another place." : "; check the path and its permissions."))
-                  .c_str());
-}
-
 }  // namespace
 
-RgbImage decode_png(std::string_view content, const std::string& name, std::uint64_t max_pixels) {
-  if (content.size() < png_signature_size ||
-      png_sig_cmp(reinterpret_cast<png_const_bytep>(content.data()), 0, png_signature_size) != 0) {
-    refuse(name, "is no PNG; convert it to PNG.");
-  }
+bool is_png(std::string_view content) {
+  return content.size() >= signature_size && png_sig_cmp(bytes_of(content), 0, signature_size) == 0;
+}
+
+StoredImage decode_png(std::string_view content, const std::string& name, std::uint64_t max_pixels) {
   require_whole_chunks(content, name);
   Reader reader(content);
   if (!reader.read_header()) {
-    refuse_damaged(name, reader);
+    refuse_damaged(name, reader.message());
   }
-  const std::uint64_t pixels = std::uint64_t{reader.width()} * reader.height();
-  if (pixels > max_pixels) {
-    refuse(name, "has " + std::to_string(pixels) + " pixels, more than the " + std::to_string(max_pixels) +
-                     " that are decoded; scale it down first.");
-  }
-  const std::uint64_t least_bits = pixels;  // one bit a pixel, and no less
+  require_decodable_size(name, reader.width(), reader.height(), max_pixels);
+  const std::uint64_t least_bits = std::uint64_t{reader.width()} * reader.height();  // one bit a pixel, and no less
   if (least_bits / 8 > content.size() * max_deflate_ratio) {
-    refuse(name, "cannot be decoded (the file is too short for its size in pixels); save it again as PNG.");
+    refuse_damaged(name, "the file is too short for its size in pixels");
   }
-  const bool grey16 = reader.is_grey16();
-  if (!reader.request_rgb()) {
-    refuse_damaged(name, reader);
+  StoredImage stored;
+  stored.image.height = static_cast<std::int32_t>(reader.height());
+  stored.image.width = static_cast<std::int32_t>(reader.width());
+  if (!reader.read_pixels(stored.image.pixels)) {
+    refuse_damaged(name, reader.message());
   }
-  RgbImage image;
-  image.height = static_cast<std::int32_t>(reader.height());
-  image.width = static_cast<std::int32_t>(reader.width());
-  image.pixels.resize(reader.row_bytes() * reader.height());
-  std::vector<png_bytep> rows(reader.height());
-  for (std::size_t y = 0; y < rows.size(); ++y) {
-    rows[y] = image.pixels.data() + y * reader.row_bytes();
-  }
-  if (!reader.read_pixels(rows.data())) {
-    refuse_damaged(name, reader);
-  }
-  if (const unsigned turned = orientation(reader.exif()); turned > 1 && turned <= 8) {
-    refuse(name, "is stored rotated (EXIF orientation " + std::to_string(turned) + "); save it upright.");
-  }
-  if (grey16) {
-    image.pixels = grey_to_rgb(image.pixels);
-  }
-  return image;
-}
-
-RgbImage read_png(const std::string& path) {
-  const File file(std::fopen(path.c_str(), "rb"));
-  if (!file) {
-    refuse_path("cannot read image " + path, errno);
-  }
-  std::string content;
-  std::array<char, std::size_t{1} << 16U> piece{};
-  while (std::feof(file.get()) == 0 && std::ferror(file.get()) == 0) {
-    const std::size_t size = std::fread(piece.data(), 1, piece.size(), file.get());
-    if (content.size() + size > max_file_bytes) {
-      refuse(path, "is larger than 1 GiB; scale it down first.");
-    }
-    content.append(piece.data(), size);
-  }
-  if (std::ferror(file.get()) != 0) {
-    refuse_path("cannot read image " + path, errno);
-  }
-  return decode_png(content, path, pillow_max_pixels);
-}
-
-void write_mask_png(const std::string& path, const std::vector<std::uint8_t>& mask, std::int32_t height,
-                    std::int32_t width) {
-  std::vector<std::uint8_t> grey(mask.size());
-  std::transform(mask.begin(), mask.end(), grey.begin(),
-                 [](std::uint8_t inside) { return static_cast<std::uint8_t>(inside * 255); });
-  png_image image{};
-  image.version = PNG_IMAGE_VERSION;
-  image.width = static_cast<png_uint_32>(width);
-  image.height = static_cast<png_uint_32>(height);
-  image.format = PNG_FORMAT_GRAY;
-  const std::string partial = path + "." + std::to_string(getpid()) + ".partial";
-  File file(std::fopen(partial.c_str(), "wb"));
-  if (!file) {
-    refuse_path("cannot write to " + path, errno);
-  }
-  errno = 0;
-  const bool encoded = png_image_write_to_stdio(&image, file.get(), 0, grey.data(), 0, nullptr) != 0;
-  const bool closed = std::fclose(file.release()) == 0;
-  if (!encoded || !closed || std::rename(partial.c_str(), path.c_str()) != 0) {
-    const int error_number = errno;
-    std::remove(partial.c_str());
-    refuse_path("cannot write to " + path, error_number);
-  }
+  stored.exif = reader.exif();
+  return stored;
 }
 
 }  // namespace sparsesam::command

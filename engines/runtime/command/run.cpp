@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "arguments.hpp"
-#include "png_file.hpp"
+#include "image_file.hpp"
+#include "mask_file.hpp"
 #include "sparsesam/engine.hpp"
 
 namespace {
@@ -61,12 +62,12 @@ class Stages {
 
 void run(const Arguments& arguments) {
   Stages stage;
-  const auto image = stage("read", [&] { return sparsesam::command::read_png(arguments.image); });
+  const auto image = stage("read", [&] { return sparsesam::command::read_image(arguments.image); });
   const auto engine = stage("load", [&] { return sparsesam::Engine::load(arguments.folder, arguments.device); });
   auto context = engine.create_context();
   stage("encode", [&] { context.encode_image({image.pixels.data(), image.height, image.width, 0}); });
   const auto masks = stage("predict", [&] { return context.predict(arguments.prompts); });
-  stage("write", [&] { sparsesam::command::write_mask_png(arguments.output, masks.masks, masks.height, masks.width); });
+  stage("write", [&] { sparsesam::command::write_mask(arguments.output, masks.masks, masks.height, masks.width); });
   const auto pixels = std::count(masks.masks.begin(), masks.masks.end(), 1);
   if (!arguments.json) {
     std::printf("%s: %td pixels, predicted IoU %.3f\n", arguments.output.c_str(), pixels,

@@ -1,6 +1,6 @@
 // Engines of the stand-in, through the C++ classes: binding, threads, failures on the way, memory.
 // usage: engine_tests FOLDER, with engine folders in it made by the Python tests: sam, hq, encoder_only, embedded,
-// host_code, broken_engine and broken_plugin.
+// host_code, broken_engine, broken_plugin and failed_parity.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -77,8 +77,6 @@ std::string refusal(sparsesam_status status, const Body& body) {
   }
   return "";
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // SAM's normalisation of a red value.
 float normalised(float red) { return (red - 123.675F) / 58.395F; }
@@ -211,6 +209,7 @@ void unusable_folders_are_refused(const std::string& folder) {
                  "does not load (TensorRT says: Serialization assertion magicTag failed); rebuild it"));
   CHECK(contains(refusal(SPARSESAM_ENVIRONMENT, load("broken_plugin")),
                  "libsparsesam_plugins.so does not load (TensorRT says: invalid ELF header)"));
+  CHECK(contains(refusal(SPARSESAM_CHECK_FAILED, load("failed_parity")), "this build failed its parity check; see"));
   CHECK(contains(refusal(SPARSESAM_ENVIRONMENT, load("sam", 1)), "CUDA device 1 does not exist, this machine has 1"));
   CHECK(contains(refusal(SPARSESAM_ENVIRONMENT, load("sam", -1)), "CUDA device -1 does not exist"));
   stand_in_set_devices(-1);

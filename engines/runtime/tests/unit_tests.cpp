@@ -30,8 +30,6 @@ std::string refusal(const std::function<void()>& body) {
   return "";
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 void boxes_become_two_labelled_corners() {
   const std::vector<float> boxes{100, 50, 300, 150, 0, 0, 1, 1};
   sparsesam_prompts prompts{};

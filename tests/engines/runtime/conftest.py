@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.engines.runtime.library import Library
+from sparsesam_deploy.model.image import read_image
+from tests.engines.runtime.library import INVALID_INPUT, Library
 
 SOURCE = Path(__file__).parents[3] / "engines" / "runtime"
 SANITISERS = "address,undefined"
@@ -23,7 +26,7 @@ def missing_tools() -> str | None:
     for tool in ("cmake", "ninja", "g++"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed; apt install cmake ninja-build g++"
-    for header, package in {"openssl/evp.h": "libssl-dev", "png.h": "libpng-dev"}.items():
+    for header, package in {"openssl/evp.h": "libssl-dev", "png.h": "libpng-dev", "jpeglib.h": "libjpeg-dev"}.items():
         if not Path("/usr/include", header).exists():
             return f"{header} is not installed; apt install {package}"
     if json_include() is None and not Path("/usr/include/nlohmann/json.hpp").exists():
@@ -104,3 +107,32 @@ def core(plain_build) -> Library:
 def stand_in(plain_build) -> Library:
     """The runtime on stand-ins for TensorRT and CUDA, through its C functions."""
     return Library(plain_build / "tests" / "libsparsesam_stand_in.so")
+
+
+@pytest.fixture
+def decode(sanitised_build, tmp_path) -> Callable[[bytes], np.ndarray | str]:
+    """What `sparsesam-run` reads of a file's content: the pixels, or why there are none."""
+
+    def decode(content: bytes) -> np.ndarray | str:
+        (tmp_path / "image").write_bytes(content)
+        probe, strict = sanitised_build / "tests" / "image_probe", {"ASAN_OPTIONS": "max_allocation_size_mb=600"}
+        done = run(probe, tmp_path / "image", tmp_path / "out.raw", env=strict)
+        if done.returncode != 0:
+            assert (done.returncode, done.stderr.count("\n")) == (INVALID_INPUT, 1), done.stderr
+            return done.stderr
+        raw = (tmp_path / "out.raw").read_bytes()
+        height, width = struct.unpack("<ii", raw[:8])
+        return np.frombuffer(raw[8:], np.uint8).reshape(height, width, 3)
+
+    return decode
+
+
+@pytest.fixture
+def pillow(tmp_path) -> Callable[[bytes], np.ndarray]:
+    """What the Python package reads of a file's content."""
+
+    def pillow(content: bytes) -> np.ndarray:
+        (tmp_path / "pillow").write_bytes(content)
+        return read_image(tmp_path / "pillow")
+
+    return pillow

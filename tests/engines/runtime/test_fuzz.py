@@ -7,7 +7,7 @@ import pytest
 from tests.engines.runtime.conftest import run
 from tests.engines.runtime.corpus import TARGETS, write_corpus
 
-RUNS = {"manifest": 4000, "png": 4000, "prompts": 20_000, "image": 40}
+RUNS = {"manifest": 4000, "png": 4000, "jpeg": 4000, "prompts": 20_000, "image": 40}
 """Two seconds or less of each; `engines/runtime/README.md` says how to fuzz for longer with libFuzzer."""
 
 

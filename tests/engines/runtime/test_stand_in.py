@@ -17,6 +17,7 @@ from sparsesam_deploy.model.decoder import SamDecoder
 from tests.engines.runtime.conftest import run
 from tests.engines.runtime.folders import ENCODER, HQ_DECODER, HQ_ENCODER, LIBRARY, make_folder
 from tests.engines.runtime.library import KERNEL, OK, Answer, Library, Prompts, Refused, image_of, pointer
+from tests.engines.runtime.pictures import turned_jpeg
 from tests.helpers import TINY, random_sam
 
 
@@ -29,6 +30,7 @@ def test_engines_under_sanitisers(sanitised_build, tmp_path):
     make_folder(tmp_path / "host_code", encoder="host_code\n" + ENCODER)
     make_folder(tmp_path / "broken_engine", encoder="\x7fELF is no engine")
     make_folder(tmp_path / "broken_plugin", library="a broken library")
+    make_folder(tmp_path / "failed_parity", parity={"passed": False})
     strict = {"ASAN_OPTIONS": "detect_stack_use_after_return=1"}  # a log scope left behind is such a use
     done = run(sanitised_build / "tests" / "engine_tests", tmp_path, env=strict)
     assert (done.returncode, done.stdout) == (0, "engine tests passed\n"), done.stderr
@@ -226,11 +228,13 @@ def test_the_command_refuses_before_it_runs(sanitised_build, folder):
         done = run(command, *words)
         assert done.returncode == code, done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: ") and done.stdout == ""
-    assert run(command, "--help").stdout.startswith("usage: sparsesam-run DIR IMAGE.png")
+    assert run(command, "--help").stdout.startswith("usage: sparsesam-run DIR IMAGE -o MASK.png")
 
 
 def test_the_commands_answer(sanitised_build, folder, monkeypatch):
-    """A kernel that a library sets at load stands in for the engines: mask 0 is positive left of the middle."""
+    """A kernel that a library sets at load stands in for the engines: mask 0 is positive left of the middle. The image
+    is a phone's, 40 pixels wide when it is turned upright."""
+    (folder / "in.jpg").write_bytes(turned_jpeg(6, height=40, width=30))
     source = folder / "kernel.cpp"
     source.write_text(
         '#include "stand_in.h"\n#include <cstring>\n'
@@ -252,7 +256,7 @@ def test_the_commands_answer(sanitised_build, folder, monkeypatch):
     asan = run("g++", "-print-file-name=libasan.so").stdout.strip()
     done = run(
         tests / "sparsesam-run-stand-in",
-        *(folder / "engine", folder / "in.png", "--box", "1,2,30,20", "-o", folder / "mask.png", "--json"),
+        *(folder / "engine", folder / "in.jpg", "--box", "1,2,30,20", "-o", folder / "mask.png", "--json"),
         env={"LD_PRELOAD": f"{asan} {folder / 'kernel.so'}", "LD_LIBRARY_PATH": str(tests)},
     )
     assert done.returncode == OK, done.stderr

@@ -29,7 +29,7 @@ enum { SPARSESAM_IMAGE_SIZE = 1024, SPARSESAM_LOW_RES = 256 };
 /* What a call came to; the numbers are the exit codes of the commands. */
 typedef enum sparsesam_status {
   SPARSESAM_OK = 0,
-  SPARSESAM_CHECK_FAILED = 1,  /* folder, runtime and GPU do not belong together, or the engine does not run */
+  SPARSESAM_CHECK_FAILED = 1, /* a bad build; folder, runtime and GPU do not belong together; the engine does not run */
   SPARSESAM_INVALID_INPUT = 2, /* an argument or a file is unusable */
   SPARSESAM_ENVIRONMENT = 3    /* this machine lacks something: driver, GPU, memory, a library */
 } sparsesam_status;
@@ -44,8 +44,9 @@ typedef struct sparsesam_error {
 /* The library's version, "0.1.0": compare with SPARSESAM_VERSION_* to find a header of another release. */
 SPARSESAM_API const char* sparsesam_version(void);
 
-/* Check a folder made by `sparsesam-export build` without loading anything: manifest, builder, the files' sizes and
- * SHA-256, and the machine it is to run on as far as it is named.
+/* Check a folder made by `sparsesam-export build` without loading anything: manifest, parity, builder, the files' sizes
+ * and SHA-256, and the machine it is to run on as far as it is named. A build whose manifest says that it failed its
+ * parity check is refused; one that was not checked is accepted.
  *
  * path: the folder or its manifest.json.
  * tensorrt_version: "10.13.0.35", or NULL to leave the version unchecked.

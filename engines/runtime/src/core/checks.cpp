@@ -94,6 +94,10 @@ std::string plugin_names(const Manifest& manifest) {
 void check_machine(const EngineFolder& engine, const Machine& machine) {
   const Manifest& manifest = engine.manifest;
   const std::string name = (engine.folder / manifest.engine.name).string();
+  if (manifest.failed_parity) {
+    refuse(engine.path.string() + " says that this build failed its parity check; see which with `sparsesam-export " +
+           "verify " + engine.folder.string() + "`, and " + rebuild(engine) + ".");
+  }
   if (manifest.builder != "tensorrt") {
     refuse(name + " was built by " + manifest.builder + " " + manifest.builder_version +
            ", but this runtime runs engines of tensorrt; " + rebuild(engine) + " or run it from Python.");

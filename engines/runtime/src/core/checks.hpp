@@ -1,4 +1,5 @@
-// Does an engine folder belong to this runtime and this GPU, and are its files those that were built?
+// Is an engine folder a good build, does it belong to this runtime and this GPU, and are its files those that were
+// built?
 #pragma once
 
 #include <optional>
@@ -16,7 +17,8 @@ struct Machine {
   bool lean = false;  // TensorRT's lean runtime, which loads version-compatible engines only
 };
 
-// Compare builder, version and GPU with the manifest. Failure CHECK_FAILED: the first mismatch.
+// Refuse a build that failed its parity check; compare builder, version and GPU with the manifest. Failure
+// CHECK_FAILED: the first mismatch.
 void check_machine(const EngineFolder& engine, const Machine& machine);
 
 // Compare all files' presence and sizes, then the plugin libraries' hashes. Failure CHECK_FAILED: the first mismatch.

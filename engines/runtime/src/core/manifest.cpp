@@ -197,6 +197,9 @@ Manifest build_manifest(const Field& root) {
   manifest.batch_opt = static_cast<std::int32_t>(batch["opt"].integer(manifest.batch_min, most_images));
   manifest.batch_max = static_cast<std::int32_t>(batch["max"].integer(manifest.batch_opt, most_images));
   require_sam_preprocessing(root["preprocessing"]);
+  if (const Field parity = root["parity"]; !parity.value.is_null()) {  // null: the build was not checked
+    manifest.failed_parity = !parity["passed"].boolean();
+  }
   return manifest;
 }
 
@@ -236,7 +239,8 @@ EngineFolder open_folder(const std::string& path) {
   }
   const Content content =
       read_file(manifest, max_manifest_bytes, "engine manifest", "name a folder made by `sparsesam-export build`.");
-  return {manifest.parent_path(), parse_manifest(content.view(), manifest)};
+  const std::filesystem::path folder = manifest.has_parent_path() ? manifest.parent_path() : ".";
+  return {manifest, folder, parse_manifest(content.view(), manifest)};
 }
 
 }  // namespace sparsesam

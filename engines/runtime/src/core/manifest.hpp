@@ -39,6 +39,7 @@ struct Manifest {
   std::int32_t batch_min = 1;
   std::int32_t batch_opt = 1;
   std::int32_t batch_max = 1;
+  bool failed_parity = false;  // checked, and not the same function as the checkpoint
 };
 
 // The largest file that is read as a manifest; as sparsesam_deploy has it.
@@ -51,7 +52,8 @@ Manifest parse_manifest(std::string_view content, const std::filesystem::path& p
 
 // A manifest and the folder its files lie in.
 struct EngineFolder {
-  std::filesystem::path folder;
+  std::filesystem::path path;    // of the manifest
+  std::filesystem::path folder;  // "." for a manifest named without one
   Manifest manifest;
 };
 
