@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sparsesam_deploy.engines.options import EngineOptions
 from tests.engines.runtime.conftest import SOURCE, json_options, run
 from tests.engines.runtime.folders import make_folder
 from tests.engines.runtime.library import CHECK_FAILED, ENVIRONMENT, Library, Refused
@@ -190,7 +191,7 @@ def majors_differ() -> str | None:
 @pytest.fixture
 def loadable(tmp_path) -> Path:
     """A folder with nothing wrong but that its engine is none, for any TensorRT from 10.13 on."""
-    make_folder(tmp_path / "engine", version_compatible=True, plugins=())
+    make_folder(tmp_path / "engine", engine_options=EngineOptions(version_compatible=True), plugins=())
     return tmp_path / "engine"
 
 

@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t schema_version = 3;
+constexpr std::int64_t schema_version = 4;
 constexpr int max_depth = 64;  // a parity report nests five levels
 constexpr std::size_t max_problem_length = 200;
 
@@ -176,7 +176,7 @@ Manifest build_manifest(const Field& root) {
   manifest.family = root["family"].text();
   manifest.builder = one_of(root["builder"], {"tensorrt", "tensorrt-rtx"});
   manifest.builder_version = root["builder_version"].text();
-  manifest.version_compatible = root.find("version_compatible") != nullptr && root["version_compatible"].boolean();
+  manifest.version_compatible = root["engine_options"]["version_compatible"].boolean();
   for (const Field& capability : root["compute_capabilities"].list()) {
     manifest.compute_capabilities.push_back(capability.text());
   }
@@ -191,11 +191,15 @@ Manifest build_manifest(const Field& root) {
       manifest.plugins.push_back(requirement);
     }
   }
-  manifest.precision = one_of(root["precision"], {"fp32", "fp16", "bf16"});
-  const Field batch = root["batch"];
-  manifest.batch_min = static_cast<std::int32_t>(batch["min"].integer(1, most_images));
-  manifest.batch_opt = static_cast<std::int32_t>(batch["opt"].integer(manifest.batch_min, most_images));
-  manifest.batch_max = static_cast<std::int32_t>(batch["max"].integer(manifest.batch_opt, most_images));
+  const Field exported = root["export"];
+  manifest.precision = one_of(exported["dtype"], {"fp32", "fp16", "bf16"});
+  const std::vector<Field> batch = exported["batch"].list();
+  if (batch.size() != 3) {
+    refuse("export.batch", "should be three numbers");
+  }
+  manifest.batch_min = static_cast<std::int32_t>(batch[0].integer(1, most_images));
+  manifest.batch_opt = static_cast<std::int32_t>(batch[1].integer(manifest.batch_min, most_images));
+  manifest.batch_max = static_cast<std::int32_t>(batch[2].integer(manifest.batch_opt, most_images));
   require_sam_preprocessing(root["preprocessing"]);
   if (const Field parity = root["parity"]; !parity.value.is_null()) {  // null: the build was not checked
     manifest.failed_parity = !parity["passed"].boolean();
