@@ -20,13 +20,14 @@ from .console import console, example, print_json, progress_console
 def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
     """Export encoder.onnx and decoder.onnx only."""
     from ..artifacts import output_folder
+    from ..engines.folder import BuildFolder
     from ..export.recipe import ExportRecipe
     from ..pipeline import export
     from ..progress import Stages
 
     stages = Stages(progress_console)
     with output_folder(output) as folder:
-        export(ExportRecipe.merge(recipe, choices), folder, stages)
+        export(ExportRecipe.merge(recipe, choices), BuildFolder(folder), stages)
         names = sorted(file.name for file in folder.iterdir())
     if as_json:
         print_json({"output": str(output), "files": names, "stages": stages.as_dicts()})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsesam_deploy.engines.folder import BuildFolder
 from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from tests.engines.runtime.conftest import run
@@ -95,7 +96,7 @@ def test_embedded_plugins_need_no_library(core, tmp_path):
 def test_version_compatible_engines_load_with_later_releases(core, tmp_path, compatible, installed, loads):
     manifest = make_folder(tmp_path, version_compatible=compatible)
     try:
-        manifest.check(tmp_path, builder_version=installed)
+        BuildFolder(tmp_path).check_engines(manifest, builder_version=installed)
     except CheckFailed:
         assert not loads, "the case contradicts Python"
     if loads:
@@ -158,7 +159,7 @@ def test_another_file_is_refused(core, folder, name, content, sentence):
     if content is not None:
         (folder / name).write_bytes(bytes([before[0] ^ 1]) + before[1:] if content == "flip" else content)
     with pytest.raises(CheckFailed):
-        EngineManifest.read(folder / MANIFEST).check(folder)
+        BuildFolder(folder).check_engines(EngineManifest.read(folder / MANIFEST))
     error = refusal(core, folder)
     assert error.status == CHECK_FAILED
     assert re.search(sentence, str(error))
