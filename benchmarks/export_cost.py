@@ -29,6 +29,7 @@ def measure(family: str, dtype: str, folder: Path, export_only: bool = False) ->
     """Export, build and verify in this process; ``folder`` holds ``family``.pth and receives the files."""
     start = time.perf_counter()
     from sparsesam_deploy.engines.builder import build_engine
+    from sparsesam_deploy.engines.folder import BuildFolder
     from sparsesam_deploy.engines.options import EngineOptions
     from sparsesam_deploy.export.decoder import export_decoder
     from sparsesam_deploy.export.encoder import export_encoder
@@ -41,20 +42,20 @@ def measure(family: str, dtype: str, folder: Path, export_only: bool = False) ->
     from sparsesam_deploy.progress import Stages
 
     imports = round(time.perf_counter() - start, 2)
-    stages = Stages(Console(stderr=True))
+    stages, build = Stages(Console(stderr=True)), BuildFolder(folder)
     with stages("load"):
         loaded = load_checkpoint(folder / f"{family}.pth")
     with stages("encoder.onnx"):
         encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SparsityConfig()).eval()
-        export_encoder(encoder, loaded, folder / "encoder.onnx", ExportOptions(dtype))
+        export_encoder(encoder, loaded, build.encoder_onnx, ExportOptions(dtype))
     with stages("decoder.onnx"):
-        export_decoder(loaded, folder / "decoder.onnx", dtype)
+        export_decoder(loaded, build.decoder_onnx, dtype)
     del encoder
     if not export_only:
         with stages("engine") as advance:
-            build_engine(folder / "encoder.onnx", "tensorrt-rtx", EngineOptions(), advance)
+            build_engine(build.encoder_onnx, "tensorrt-rtx", EngineOptions(), advance)
         with stages("verify, one image") as advance:
-            Verifier(loaded, folder / "encoder.onnx", folder / "decoder.onnx")(shipped_samples()[:1], advance)
+            Verifier(loaded, build.encoder_onnx, build.decoder_onnx)(shipped_samples()[:1], advance)
     records = stages.as_dicts()
     exported = [record for record in records if record["name"] in EXPORT]
     seconds = round(sum(record["seconds"] for record in exported), 2)

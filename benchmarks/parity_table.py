@@ -10,11 +10,12 @@ from rich.console import Console
 
 from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
+from sparsesam_deploy.engines.folder import BuildFolder
 from sparsesam_deploy.export.metadata import package_versions
 from sparsesam_deploy.parity.report import write_json
 from sparsesam_deploy.parity.samples import shipped_samples
 from sparsesam_deploy.parity.verify import Verifier
-from sparsesam_deploy.pipeline import DECODER, ENCODER, export
+from sparsesam_deploy.pipeline import export
 from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.recipe import ExportRecipe
 
@@ -29,11 +30,12 @@ def main(path: Path) -> None:
     stages, rows = Stages(Console(stderr=True)), []
     for name, density in DENSITIES.items():
         for dtype in DTYPES:
-            recipe = ExportRecipe.of({"model": "nano", "dtype": dtype, "density": density})
-            with tempfile.TemporaryDirectory() as folder:
-                loaded = export(recipe, Path(folder), stages)
+            recipe = ExportRecipe.merge(None, {"model": "nano", "dtype": dtype, "density": density})
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = BuildFolder(Path(temporary))
+                loaded = export(recipe, folder, stages)
                 with stages(f"verify density {name}, {dtype}") as advance:
-                    verifier = Verifier(loaded, Path(folder) / ENCODER, Path(folder) / DECODER)
+                    verifier = Verifier(loaded, folder.encoder_onnx, folder.decoder_onnx)
                     report = verifier(shipped_samples(), advance)
             worst = {
                 "block": max(stage.precision for image in report.images for stage in image.stages),

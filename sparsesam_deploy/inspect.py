@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .engines.manifest import EngineManifest
+from .engines.folder import ENGINE, BuildFolder
+from .engines.manifest import MANIFEST
 from .errors import InvalidInput
 from .export.metadata import load_exported
 from .ops.function_body import DOMAIN
-from .pipeline import ENGINE, MANIFEST
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -20,14 +20,12 @@ def describe(path: Path) -> dict[str, Any]:
         InvalidInput: the path is none of these.
         CheckFailed: the file was edited, or does not match its manifest.
     """
-    if path.is_dir():
-        path = path / MANIFEST
+    if path.is_dir() or path.name == MANIFEST:
+        return _engine(BuildFolder.of(path))
+    if path.name == ENGINE:
+        return _engine(BuildFolder(path.parent))
     if path.suffix == ".onnx":
         return _onnx(path)
-    if path.suffix == ".json":
-        return _engine(path)
-    if path.name == ENGINE:
-        return _engine(path.with_name(MANIFEST))
     raise InvalidInput(f"{path} is no ONNX file, engine or manifest; name an .onnx file, {ENGINE} or {MANIFEST}.")
 
 
@@ -49,8 +47,9 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
-def _engine(manifest_path: Path) -> dict[str, Any]:
-    manifest = EngineManifest.read(manifest_path)
-    manifest.check(manifest_path.parent)
-    manifest.check_sources(manifest_path.parent)
-    return {"file": str(manifest_path), "matches_engine": True, **manifest.model_dump(mode="json")}
+def _engine(folder: BuildFolder) -> dict[str, Any]:
+    """A rejected build is described like any other: this is how one looks at it."""
+    manifest = folder.read_unjudged()
+    folder.check_engines(manifest)
+    folder.check_sources(manifest)
+    return {"file": str(folder.manifest_path), "matches_engine": True, **manifest.model_dump(mode="json")}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .artifacts import output_folder
 from .engines.builder import BuiltEngine, build_engine, check_buildable
-from .engines.manifest import MANIFEST, Checkpoint, EngineManifest, FileRecord, Preprocessing
+from .engines.folder import ABOUT_AN_ENGINE, BuildFolder
+from .engines.manifest import Checkpoint, EngineManifest, FileRecord, ParitySummary, Preprocessing
 from .engines.options import BuilderName, EngineOptions
 from .errors import CheckFailed
 from .export.decoder import export_decoder
@@ -27,12 +28,6 @@ from .plugin_library import REGISTER
 from .progress import Stages
 from .recipe import ExportRecipe
 
-ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
-ENGINE, DECODER_ENGINE = "encoder.engine", "decoder.engine"
-PARITY, OVERLAY, REJECTED = "parity.json", "overlay.png", "rejected"
-ABOUT_AN_ENGINE = (PARITY, OVERLAY, DECODER_ENGINE)
-"""What belongs to the engine of a folder, and must not outlive it."""
-
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -42,20 +37,20 @@ class BuildResult:
     report: ParityReport
 
 
-def export(recipe: ExportRecipe, folder: Path, stages: Stages) -> LoadedSam:
+def export(recipe: ExportRecipe, folder: BuildFolder, stages: Stages) -> LoadedSam:
     """Write ``encoder.onnx`` and ``decoder.onnx`` into ``folder``; returns the checkpoint they came from."""
     with stages("load checkpoint"):
         loaded = recipe.weights.load()
         encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, recipe.sparsity, recipe.export.gelu)
     with stages(f"export encoder, {recipe.export.dtype}"):
-        export_encoder(encoder, loaded, folder / ENCODER, recipe.export)
+        export_encoder(encoder, loaded, folder.encoder_onnx, recipe.export)
     with stages(f"export decoder, {recipe.export.dtype}"):
-        export_decoder(loaded, folder / DECODER, recipe.export.dtype)
+        export_decoder(loaded, folder.decoder_onnx, recipe.export.dtype)
     return loaded
 
 
 def make_engine(
-    folder: Path, builder: BuilderName, options: EngineOptions, plugin_library: Path | None, stages: Stages
+    folder: BuildFolder, builder: BuilderName, options: EngineOptions, plugin_library: Path | None, stages: Stages
 ) -> EngineManifest:
     """Build ``encoder.engine`` from ``encoder.onnx`` in ``folder``, and ``decoder.engine`` if there is a decoder.
 
@@ -65,27 +60,27 @@ def make_engine(
     Returns:
         The manifest of both, not yet written.
     """
-    model, metadata = load_exported(folder / ENCODER)
-    sidecars = [folder / name for name in weight_files(model)]
+    model, metadata = load_exported(folder.encoder_onnx)
+    sidecars = [folder.path / name for name in weight_files(model)]
     del model
     with stages(f"build engine, {builder}") as advance:
         batch = options_of(metadata).batch
-        built = build_engine(folder / ENCODER, builder, options, advance, plugin_library, batch)
-        (folder / ENGINE).write_bytes(built.data)
+        built = build_engine(folder.encoder_onnx, builder, options, advance, plugin_library, batch)
+        folder.engine.write_bytes(built.data)
     built_decoder = None
-    if (folder / DECODER).is_file():
+    if folder.decoder_onnx.is_file():
         with stages(f"build decoder engine, {builder}") as advance:
-            built_decoder = build_engine(folder / DECODER, builder, replace(options, embed_plugins=False), advance)
-            (folder / DECODER_ENGINE).write_bytes(built_decoder.data)
+            built_decoder = build_engine(folder.decoder_onnx, builder, replace(options, embed_plugins=False), advance)
+            folder.decoder_engine.write_bytes(built_decoder.data)
     if plugin_library is not None:
         for library in (plugin_library, plugin_library.with_name(REGISTER)):
             if library.is_file():
-                shutil.copyfile(library, folder / library.name)
+                shutil.copyfile(library, folder.path / library.name)
     return _manifest(folder, metadata, sidecars, built, built_decoder, options, stages)
 
 
 def _manifest(
-    folder: Path,
+    folder: BuildFolder,
     metadata: dict,
     sidecars: list[Path],
     built: BuiltEngine,
@@ -94,11 +89,11 @@ def _manifest(
     stages: Stages,
 ) -> EngineManifest:
     return EngineManifest(
-        engine=FileRecord.of(folder / ENGINE),
-        decoder_engine=None if decoder is None else FileRecord.of(folder / DECODER_ENGINE),
-        encoder_onnx=FileRecord.of(folder / ENCODER),
+        engine=FileRecord.of(folder.engine),
+        decoder_engine=None if decoder is None else FileRecord.of(folder.decoder_engine),
+        encoder_onnx=FileRecord.of(folder.encoder_onnx),
         weight_files=tuple(FileRecord.of(path) for path in sidecars),
-        decoder_onnx=None if decoder is None else FileRecord.of(folder / DECODER),
+        decoder_onnx=None if decoder is None else FileRecord.of(folder.decoder_onnx),
         checkpoint=Checkpoint(**metadata["checkpoint"]),
         family=metadata["family"],
         builder=built.builder,
@@ -135,30 +130,33 @@ def build(
         CheckFailed: an audit finding; parity is not raised but reported.
     """
     check_buildable(recipe.builder, recipe.engine, plugin_library)
-    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as partial:
+        folder = BuildFolder(partial)
         loaded = export(recipe, folder, stages)
         manifest = make_engine(folder, recipe.builder, recipe.engine, plugin_library, stages)
         with stages("verify") as advance:
-            verifier = Verifier(loaded, folder / ENCODER, folder / DECODER, folder, manifest)
+            verifier = Verifier(loaded, folder.encoder_onnx, folder.decoder_onnx, folder.path, manifest)
             report = verifier(samples, advance, min_dense_iou)
         if overlay:
             with stages("draw overlay"):
-                draw_overlay(verifier, folder / OVERLAY)
-        manifest = manifest.model_copy(update={"parity": report.summary(), "stages": tuple(stages.records)})
-        write_json(folder / PARITY, report.as_json())
-        manifest.write(folder / MANIFEST)
-        if (output / REJECTED / MANIFEST).is_file():  # of an earlier build; any other folder of that name is the user's
-            shutil.rmtree(output / REJECTED)
+                draw_overlay(verifier, folder.overlay)
+        parity = ParitySummary(**report.summary())
+        manifest = manifest.model_copy(update={"parity": parity, "stages": tuple(stages.records)})
+        write_json(folder.parity_report, report.as_json())
+        manifest.write(folder.manifest_path)
+        rejected = BuildFolder(output).rejected
+        if rejected.manifest_path.is_file():  # of an earlier build; any other folder of that name is the user's
+            shutil.rmtree(rejected.path)
         if not report.passed:
-            reject(folder, output / REJECTED)
+            reject(folder, rejected)
     return BuildResult(manifest, report)
 
 
-def reject(folder: Path, rejected: Path) -> None:
+def reject(folder: BuildFolder, rejected: BuildFolder) -> None:
     """Move everything in ``folder`` to ``rejected``."""
-    rejected.mkdir()
-    for file in folder.iterdir():
-        os.replace(file, rejected / file.name)
+    rejected.path.mkdir()
+    for file in folder.path.iterdir():
+        os.replace(file, rejected.path / file.name)
 
 
 def build_engine_only(
@@ -178,7 +176,7 @@ def build_engine_only(
     model, metadata = load_exported(encoder, "encoder")
     beside = [encoder.with_name(name) for name in weight_files(model)]
     del model
-    if (decoder := encoder.with_name(DECODER)).is_file():
+    if (decoder := BuildFolder(encoder.parent).decoder_onnx).is_file():
         _, of_decoder = load_exported(decoder, "decoder")
         if of_decoder["checkpoint"] != metadata["checkpoint"]:
             raise CheckFailed(
@@ -186,10 +184,11 @@ def build_engine_only(
                 f"{metadata['checkpoint']['source']}; move the decoder elsewhere or export both again."
             )
         beside.append(decoder)
-    with output_folder(output, replaces=ABOUT_AN_ENGINE) as folder:
-        shutil.copyfile(encoder, folder / ENCODER)
+    with output_folder(output, replaces=ABOUT_AN_ENGINE) as partial:
+        folder = BuildFolder(partial)
+        shutil.copyfile(encoder, folder.encoder_onnx)
         for source in beside:
-            shutil.copyfile(source, folder / source.name)
+            shutil.copyfile(source, partial / source.name)
         manifest = make_engine(folder, builder, options, plugin_library, stages)
-        manifest.write(folder / MANIFEST)
+        manifest.write(folder.manifest_path)
     return manifest

@@ -13,6 +13,7 @@ from rich.console import Console
 from sparsesam_deploy import pipeline as building
 from sparsesam_deploy.engines import builder as builder_module
 from sparsesam_deploy.engines.audit import AuditReport
+from sparsesam_deploy.engines.folder import DECODER, DECODER_ENGINE, ENCODER, BuildFolder
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
@@ -22,7 +23,7 @@ from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
-from sparsesam_deploy.pipeline import DECODER, DECODER_ENGINE, ENCODER, build_engine_only
+from sparsesam_deploy.pipeline import build_engine_only
 from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.recipe import ExportRecipe
 
@@ -57,8 +58,8 @@ def test_weights_beside_the_encoder_come_along(exported, tmp_path):
     assert [record.name for record in manifest.weight_files] == ["encoder.onnx.data"]
     assert manifest.decoder_engine.name == "decoder.engine" and manifest.decoder_audit.passed
     assert manifest.warnings == ()  # of the second builder, that it shares the first one's logger
-    manifest.check(tmp_path / "out")
-    manifest.check_sources(tmp_path / "out")
+    BuildFolder(tmp_path / "out").check_engines(manifest)
+    BuildFolder(tmp_path / "out").check_sources(manifest)
 
 
 def test_an_encoder_alone_leaves_no_decoder_engine_of_an_earlier_build(exported, tmp_path):
@@ -92,19 +93,19 @@ def test_the_plugin_library_lies_beside_the_engine_that_needs_it(exported, tmp_p
     library.write_bytes(b"ELF")
     manifest = build_engine_only(exported / ENCODER, tmp_path / "out", "tensorrt", EngineOptions(), library, silent())
     assert {plugin.library for plugin in manifest.plugins} == {"libsparsesam.so"}
-    manifest.check(tmp_path / "out")
+    BuildFolder(tmp_path / "out").check_engines(manifest)
 
 
 @pytest.mark.parametrize(
     ("options", "library", "sentence"),
     [
-        (EngineOptions(version_compatible=True), None, "tensorrt-rtx has no --version-compatible"),
-        (EngineOptions(), Path("lib.so"), "tensorrt-rtx cannot build the plugins of lib.so"),
+        ({"version_compatible": True}, None, "tensorrt-rtx has no --version-compatible"),
+        ({}, Path("lib.so"), "tensorrt-rtx cannot build the plugins of lib.so"),
     ],
     ids=["option", "plugins"],
 )
 def test_what_the_builder_cannot_do_is_refused_before_the_export(tmp_path, monkeypatch, options, library, sentence):
     monkeypatch.setattr(building, "export", lambda *arguments: pytest.fail("an export was begun"))
-    recipe = ExportRecipe.of({"model": "nano", "builder": "tensorrt-rtx"})
+    recipe = ExportRecipe.of({"model": "nano", "builder": "tensorrt-rtx", **options})
     with pytest.raises(InvalidInput, match=sentence):
-        building.build(recipe, tmp_path / "out", options, [], silent(), library)
+        building.build(recipe, tmp_path / "out", [], silent(), library)

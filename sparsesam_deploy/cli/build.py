@@ -37,6 +37,7 @@ def build(
 ) -> int:
     """Export, build the engine and prove it: encoder.onnx, decoder.onnx, encoder.engine, manifest.json, parity.json."""
     from .. import pipeline as building
+    from ..engines.folder import BuildFolder
     from ..plugin_library import choose_library
     from ..progress import Stages
     from ..recipe import ExportRecipe
@@ -53,7 +54,7 @@ def build(
         min_dense_iou,
         overlay,
     )
-    place = output if result.report.passed else output / building.REJECTED
+    place = output if result.report.passed else BuildFolder(output).rejected.path
     if as_json:
         print_json(
             {

@@ -20,6 +20,7 @@ from .console import console, example, print_json, progress_console
 def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any) -> None:
     """Export encoder.onnx and decoder.onnx only."""
     from ..artifacts import output_folder
+    from ..engines.folder import BuildFolder
     from ..pipeline import export
     from ..progress import Stages
     from ..recipe import ExportRecipe
@@ -27,7 +28,7 @@ def export_onnx(recipe: Path | None, output: Path, as_json: bool, **choices: Any
     chosen, stages = ExportRecipe.merge(recipe, choices), Stages(progress_console)
     chosen.weights.check_given()
     with output_folder(output) as folder:
-        export(chosen, folder, stages)
+        export(chosen, BuildFolder(folder), stages)
         names = sorted(file.name for file in folder.iterdir())
     if as_json:
         print_json({"output": str(output), "files": names, "stages": stages.as_dicts()})

@@ -37,24 +37,24 @@ def verify(
 ) -> int:
     """Compare the files in DIR with the PyTorch model: block by block, embeddings, masks, and the engine on a GPU."""
     from ..artifacts import output_file
-    from ..engines.manifest import EngineManifest
+    from ..engines.folder import BuildFolder
     from ..export.weights import Weights
     from ..parity.overlay import draw_overlay
     from ..parity.verify import Verifier
-    from ..pipeline import DECODER, ENCODER, MANIFEST
     from ..progress import Stages
 
     weights = Weights(model, checkpoint)
     weights.check_given()
-    manifest = EngineManifest.read(folder / MANIFEST) if (folder / MANIFEST).exists() else None
-    if manifest is not None:
-        manifest.check_sources(folder)
-        manifest.check(folder)
+    build, manifest = BuildFolder.of(folder), None
+    if build.manifest_path.exists():  # an export has none
+        manifest = build.read_unjudged()  # to judge a build anew, whatever it was found to be
+        build.check_sources(manifest)
+        build.check_engines(manifest)
     samples, stages = read_samples(images), Stages(progress_console)
     with stages("load checkpoint"):
         loaded = weights.load()
     with stages("verify") as advance:
-        verifier = Verifier(loaded, folder / ENCODER, folder / DECODER, folder, manifest)
+        verifier = Verifier(loaded, build.encoder_onnx, build.decoder_onnx, build.path, manifest)
         report = verifier(samples, advance, min_dense_iou)
     if overlay is not None:
         with output_file(overlay) as partial:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StrictBool, ValidationError
 
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, InvalidInput
@@ -92,8 +91,20 @@ class BatchProfile(NamedTuple):
     max: int
 
 
+class ParitySummary(_Record):
+    """Whether all figures of the parity check were within tolerance, and any figures beside it, as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    passed: StrictBool
+
+
 class EngineManifest(_Record):
-    """What was built, from what, by what, for what, and how it was checked."""
+    """What was built, from what, by what, for what, and how it was checked; ``parity`` is null if it was not.
+
+    `BuildFolder` compares it with the files beside it.
+    """
 
     schema_version: Literal[4] = SCHEMA_VERSION
     engine: FileRecord
@@ -117,7 +128,7 @@ class EngineManifest(_Record):
     audit: AuditReport
     decoder_audit: AuditReport | None
     warnings: tuple[str, ...] = ()
-    parity: dict[str, JsonValue] | None
+    parity: ParitySummary | None
     stages: tuple[StageRecord, ...]
 
     @classmethod
@@ -147,42 +158,6 @@ class EngineManifest(_Record):
         with output_file(path) as partial:
             partial.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
-    def check(self, folder: Path, builder_version: str | None = None, compute_capability: str | None = None) -> None:
-        """Compare the engines in ``folder`` with this manifest, and with the runtime and GPU it is to run on, if given.
-
-        ``builder_version`` is the installed runtime's, ``compute_capability`` the GPU's, written like ``SM89``.
-
-        Raises:
-            CheckFailed: the first mismatch, with the command that mends it.
-        """
-        engine, rebuild = folder / self.engine.name, f"rebuild with `sparsesam-export build --output {folder}`"
-        if builder_version is not None and not self._loads_with(builder_version):
-            raise CheckFailed(
-                f"{engine} was built by {self.builder} {self.builder_version}, but {builder_version} is installed; "
-                f"{rebuild} or `pip install {self.builder}=={self.builder_version}`."
-            )
-        if compute_capability is not None and compute_capability not in self.compute_capabilities:
-            built_for = ", ".join(self.compute_capabilities)
-            raise CheckFailed(
-                f"{engine} was built for {built_for}, but this GPU is {compute_capability}; rebuild here with "
-                f"`sparsesam-export build --builder tensorrt --output {folder}`."
-            )
-        for library, sha256 in self.libraries.items():
-            self._check_library(folder / library, sha256, rebuild)
-        for record in (self.engine, self.decoder_engine):
-            if record is not None:
-                record.check(folder, rebuild)
-
-    def check_sources(self, folder: Path) -> None:
-        """Compare the ONNX files in ``folder`` with this manifest: were they edited after the engine was built?
-
-        Raises:
-            CheckFailed: the first mismatch, with the command that mends it.
-        """
-        for record in (self.encoder_onnx, *self.weight_files, self.decoder_onnx):
-            if record is not None:
-                record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
-
     @property
     def batch(self) -> BatchProfile:
         """The batch sizes it takes."""
@@ -202,18 +177,6 @@ class EngineManifest(_Record):
     def carries_host_code(self) -> bool:
         """Whether the engine brings code for the CPU: a runtime of its own, or plugins."""
         return self.version_compatible or any(plugin.embedded for plugin in self.plugins)
-
-    def _loads_with(self, version: str) -> bool:
-        """The very version it was built by; a version-compatible engine loads with later ones too."""
-        found, built = (tuple(map(int, re.findall(r"\d+", text))) for text in (version, self.builder_version))
-        return found == built or (self.version_compatible and found > built)
-
-    def _check_library(self, path: Path, sha256: str, rebuild: str) -> None:
-        needs = f"{self.engine.name} needs the plugins {', '.join(sorted({plugin.name for plugin in self.plugins}))}"
-        if not path.is_file():
-            raise CheckFailed(f"{needs} of {path}, which is missing; copy the library there or {rebuild}.")
-        if sha256_file(path) != sha256:
-            raise CheckFailed(f"{needs} of another {path.name} than {path}; restore the library or {rebuild}.")
 
 
 class _Version(BaseModel):
@@ -236,7 +199,7 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror.lower()}; name an engine's manifest.json.") from error
+        raise InvalidInput(f"cannot read {path}: {error.strerror.lower()}; name an engine's {MANIFEST}.") from error
     if len(content) > MAX_BYTES:
         raise InvalidInput(f"{path} is larger than any engine manifest ({MAX_BYTES >> 20} MiB); name another file.")
     return content

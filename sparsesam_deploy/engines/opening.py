@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckFailed, EnvironmentProblem
 from .builder import load_builder
 from .cuda import cuda_devices
+from .folder import BuildFolder
 from .manifest import EngineManifest, FileRecord
 from .monitor import Messages, logger_into
 
@@ -47,7 +48,7 @@ def open_engine(folder: Path, manifest: EngineManifest, record: FileRecord, devi
             "one that is, or the onnxruntime or torch backend on the CPU."
         )
     trt = load_builder(manifest.builder)
-    manifest.check(folder, trt.__version__, devices[device].compute_capability)
+    BuildFolder(folder).check_engines(manifest, trt.__version__, devices[device].compute_capability)
     messages = Messages()
     logger = logger_into(trt, messages)
     runtime = trt.Runtime(logger)

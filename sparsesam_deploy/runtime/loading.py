@@ -7,8 +7,9 @@ from typing import Literal, get_args
 
 import torch
 
-from ..engines.manifest import MANIFEST, BuilderName, EngineManifest
-from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
+from ..engines.folder import BuildFolder
+from ..engines.manifest import BuilderName, EngineManifest
+from ..errors import EnvironmentProblem, InvalidInput
 from ..model.checkpoint import NANO_CHECKPOINT, LoadedSam, load_checkpoint
 from .backends import Backend, EngineBackend, OnnxRuntimeBackend, TorchBackend
 from .encoder import Encoder
@@ -43,14 +44,8 @@ def load(
             those of the manifest.
         EnvironmentProblem: the GPU, the runtime or one of its providers is not there; nothing else is taken instead.
     """
-    path = Path(path)
-    manifest_path = path / MANIFEST if path.is_dir() else path
-    manifest, folder = EngineManifest.read(manifest_path), manifest_path.parent
-    if manifest.parity is not None and manifest.parity.get("passed") is False:
-        raise CheckFailed(
-            f"{manifest_path} says that this build failed its parity check; see which with `sparsesam-export verify "
-            f"{folder}`, and rebuild with `sparsesam-export build --output {folder}`."
-        )
+    build = BuildFolder.of(path)
+    manifest, folder = build.read(), build.path
     name = backend or manifest.builder
     if name not in BACKENDS:
         raise InvalidInput(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")

@@ -10,8 +10,9 @@ from typing import Literal
 
 import onnx
 
-from ..engines.manifest import MANIFEST, EngineManifest
-from ..errors import CheckFailed, InvalidInput
+from ..engines.folder import BuildFolder
+from ..engines.manifest import EngineManifest
+from ..errors import InvalidInput
 from ..export.metadata import load_exported
 
 Platform = Literal["tensorrt_plan", "onnxruntime"]
@@ -66,16 +67,13 @@ class Source:
 
         Raises:
             InvalidInput: no manifest, or not one of this release.
-            CheckFailed: a file is missing or has changed, or the build was checked for parity and did not pass.
+            CheckFailed: the build failed its parity check, or a file is missing or has changed.
         """
-        manifest = EngineManifest.read(folder / MANIFEST)
-        if manifest.parity is not None and manifest.parity.get("passed") is not True:
-            raise CheckFailed(
-                f"the build in {folder} has not passed its parity check; see parity.json there and build again."
-            )
-        manifest.check(folder)
-        manifest.check_sources(folder)
-        return cls(folder, manifest)
+        build = BuildFolder.of(folder)
+        manifest = build.read()
+        build.check_engines(manifest)
+        build.check_sources(manifest)
+        return cls(build.path, manifest)
 
     @property
     def capabilities(self) -> tuple[str, ...]:

@@ -13,7 +13,9 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from sparsesam_deploy import load
 from sparsesam_deploy.cli import main as cli
+from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.parity import tolerance
 from sparsesam_deploy.parity.samples import SHIPPED
@@ -168,7 +170,17 @@ def test_failed_parity_is_exit_1_and_goes_to_rejected(tiny_checkpoint, sparsesam
     result = sparsesam_export("build", "--checkpoint", tiny_checkpoint, *TINY_BUILD, "--output", tmp_path / "out")
     assert result.code == 1
     assert "FAILED" in result.out and "embedding loses precision" in result.out
-    assert visible(tmp_path / "out") == {"rejected"} and visible(tmp_path / "out" / "rejected") == FILES
+    rejected = tmp_path / "out" / "rejected"
+    assert visible(tmp_path / "out") == {"rejected"} and visible(rejected) == FILES
+    with pytest.raises(CheckFailed, match="says that this build failed its parity check"):
+        load(rejected, "onnxruntime", "cpu")
+    looked_at = sparsesam_export("inspect", rejected, "--json")
+    assert looked_at.code == 0 and json.loads(looked_at.out)["parity"]["passed"] is False
+    judge = ("verify", rejected, "--checkpoint", tiny_checkpoint, *TINY_BUILD[2:])
+    again = sparsesam_export(*judge)
+    assert again.code == 1 and "embedding loses precision" in again.out
+    monkeypatch.undo()
+    assert sparsesam_export(*judge).code == 0  # it is judged anew, whatever its manifest says
 
 
 def test_accuracy_floor(built, sparsesam_export):

@@ -14,11 +14,10 @@ import torch
 
 from sparsesam_deploy.engines import builder, opening
 from sparsesam_deploy.engines.cuda import CudaDevice
-from sparsesam_deploy.engines.manifest import EngineManifest, FileRecord, PluginRequirement
+from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, FileRecord, PluginRequirement
 from sparsesam_deploy.engines.opening import open_engine
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
-from sparsesam_deploy.pipeline import MANIFEST
 from sparsesam_deploy.runtime.backends import EngineBackend
 from tests.runtime.fake_tensorrt import PLAN, SCALE, FakeTensorRT
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sparsesam_deploy import load
-from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest
+from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, ParitySummary
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
 from sparsesam_deploy.model.predictor import SparseSamPredictor
 from sparsesam_deploy.runtime import backends
@@ -250,12 +250,11 @@ def test_onnx_runtime_on_cuda_is_asked_for_full_float32_in_the_callers_stream(on
 
 @pytest.mark.parametrize("backend", [None, "onnxruntime", "torch"])
 def test_a_build_that_failed_its_parity_check(copied, backend):
+    """Whatever is to run it; what else a manifest may say of parity is in tests/engines/test_folder.py."""
     manifest = EngineManifest.read(copied / MANIFEST)
-    manifest.model_copy(update={"parity": {"passed": False}}).write(copied / MANIFEST)
+    manifest.model_copy(update={"parity": ParitySummary(passed=False)}).write(copied / MANIFEST)
     with pytest.raises(CheckFailed, match=r"manifest.json says that this build failed its parity check; see which wi"):
         load(copied, backend, "cpu")
-    manifest.model_copy(update={"parity": {"passed": True}}).write(copied / MANIFEST)
-    assert load(copied, "onnxruntime", "cpu").manifest.parity == {"passed": True}
 
 
 def test_onnx_runtime_has_no_bfloat16_on_the_cpu(copied):

@@ -135,16 +135,6 @@ def test_rtx_builds_are_served_as_onnx(tmp_path, onnx_files, write):
     assert "sam_encoder/1/model.onnx" in content(write(build, **ON_CPU).output)
 
 
-@pytest.mark.parametrize("parity", [{"passed": False}, {}, {"passed": "no"}], ids=["failed", "unsaid", "word"])
-def test_a_build_that_did_not_pass_its_check_is_not_served(tmp_path, onnx_files, write, parity):
-    with pytest.raises(CheckFailed, match="has not passed its parity check"):
-        write(make_build(tmp_path / "rejected", onnx_files, parity=parity))
-
-
-def test_a_build_without_a_check_is_served(tmp_path, onnx_files, write):
-    assert write(make_build(tmp_path / "engine", onnx_files, parity=None)).models
-
-
 @pytest.mark.parametrize("name", ["encoder.engine", "decoder.engine", "decoder.onnx"])
 def test_files_that_are_not_the_manifests(build, write, name):
     path = build / name

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ...artifacts import sha256_file
-from ...engines.manifest import MANIFEST
+from ...engines.folder import BuildFolder
 from ...errors import CheckFailed, InvalidInput
 from ...export.encoder import HQ_OUTPUT, OUTPUT
 from ...export.metadata import load_exported, sparsity_of
@@ -23,7 +23,6 @@ from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
 from ...parity.verify import reference_outputs
-from ...pipeline import ENCODER
 from ...runtime.loading import load
 
 Outputs = dict[str, np.ndarray]
@@ -65,14 +64,14 @@ class ExportedEncoder:
         InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner` and `load`.
     """
 
-    def __init__(self, folder: Path, backend: str, device: str | None) -> None:
+    def __init__(self, folder: BuildFolder, backend: str, device: str | None) -> None:
         if backend == "onnxruntime" and device in (None, "cpu"):
-            runner = OnnxRunner(folder / ENCODER)
+            runner = OnnxRunner(folder.encoder_onnx)
             self._batch = runner.metadata["batch"][0]
-            self.computed_by = f"{runner.kernels}, encoder.onnx {sha256_file(folder / ENCODER)[:12]}"
+            self.computed_by = f"{runner.kernels}, {folder.encoder_onnx.name} {sha256_file(folder.encoder_onnx)[:12]}"
             self._run = lambda image: encode_one(runner, image.numpy(), self._batch)
         else:
-            engine = load(folder / MANIFEST, backend, device)
+            engine = load(folder.path, backend, device)
             self._batch = engine.batch.min
             self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
             self._run = lambda image: self._named(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
@@ -112,16 +111,17 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str 
     Raises:
         CheckFailed: it comes from another checkpoint.
     """
-    _, metadata = load_exported(folder / ENCODER, "encoder")
+    exported = BuildFolder.of(folder)
+    _, metadata = load_exported(exported.encoder_onnx, "encoder")
     if metadata["checkpoint"]["sha256"] != loaded.sha256:
         raise CheckFailed(
-            f"{folder / ENCODER} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; give "
-            "the checkpoint it came from."
+            f"{exported.encoder_onnx} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "
+            "give the checkpoint it came from."
         )
     name = f"{folder} ({metadata['dtype']}, {backend})"
     shape = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity_of(metadata), metadata["gelu"])
     shape = shape.to(next(loaded.sam.image_encoder.parameters()).device)
-    return Variant(name, shape, ExportedEncoder(folder, backend, device))
+    return Variant(name, shape, ExportedEncoder(exported, backend, device))
 
 
 def combinations(choices: dict[str, Sequence], base: SparsityConfig) -> list[SparsityConfig]:

@@ -94,6 +94,10 @@ UNUSABLE = {
     "no name": (field(put("engine.name", "")), "(engine.name: should be a file name"),
     "no parity field": (field(drop("parity")), "(parity: field required)"),
     "parity as list": (field(put("parity", [])), "(parity: should be an object)"),
+    "parity without a verdict": (field(drop("parity.passed")), "(parity.passed: field required)"),
+    "verdict as null": (field(put("parity.passed", None)), "(parity.passed: should be true or false)"),
+    "verdict as text": (field(put("parity.passed", "true")), "(parity.passed: should be true or false)"),
+    "verdict as number": (field(put("parity.passed", 0)), "(parity.passed: should be true or false)"),
     "infinite": (rewrite(lambda content: content.replace(b"123.675", b"1e999")), "(invalid JSON"),
     "deeply nested": (
         rewrite(lambda _: b'{"schema_version": 4, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
@@ -102,10 +106,6 @@ UNUSABLE = {
 }
 BEYOND_PYTHON = {
     "nul in a name": (field(put("engine.name", "a\0b")), "(engine.name: should hold no NUL)"),
-    "parity without a verdict": (field(drop("parity.passed")), "(parity.passed: field required)"),
-    "verdict as null": (field(put("parity.passed", None)), "(parity.passed: should be true or false)"),
-    "verdict as text": (field(put("parity.passed", "true")), "(parity.passed: should be true or false)"),
-    "verdict as number": (field(put("parity.passed", 0)), "(parity.passed: should be true or false)"),
     "image size": (field(put("preprocessing.image_size", 512)), "(preprocessing.image_size: should be an integer from"),
     "pixel mean": (field(put("preprocessing.pixel_mean", [1, 2, 3])), "(preprocessing.pixel_mean: should be SAM's own"),
     "pixel std": (field(put("preprocessing.pixel_std", [1])), "(preprocessing.pixel_std: should be SAM's own"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsesam_deploy.engines.folder import BuildFolder
 from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
@@ -73,7 +74,7 @@ def test_embedded_plugins_need_no_library(core, tmp_path):
 def test_version_compatible_engines_load_with_later_releases(core, tmp_path, compatible, installed, loads):
     manifest = make_folder(tmp_path, engine_options=EngineOptions(version_compatible=compatible))
     try:
-        manifest.check(tmp_path, builder_version=installed)
+        BuildFolder(tmp_path).check_engines(manifest, builder_version=installed)
     except CheckFailed:
         assert not loads, "the case contradicts Python"
     if loads:
@@ -150,7 +151,7 @@ def test_another_file_is_refused(core, folder, name, content, sentence):
     if content is not None:
         (folder / name).write_bytes(bytes([before[0] ^ 1]) + before[1:] if content == "flip" else content)
     with pytest.raises(CheckFailed):
-        EngineManifest.read(folder / MANIFEST).check(folder)
+        BuildFolder(folder).check_engines(EngineManifest.read(folder / MANIFEST))
     error = refusal(core, folder)
     assert error.status == CHECK_FAILED
     assert re.search(sentence, str(error))
