@@ -49,7 +49,6 @@ class Variant:
 DENSE = Variant("lattice, density 1", 1.0, SparsityConfig(1.0, 1.0))
 VARIANTS = (
     *(Variant(f"lattice, density {d:g}", d, SparsityConfig(d, 1.0)) for d in DENSITIES),
-    Variant("lattice with diagonal, density 0.4", 0.4, SparsityConfig(0.4, 1.0, diagonal=True)),
     Variant("interleaved, density 0.4", 0.4, SparsityConfig(0.4, 1.0, order="interleaved")),
     Variant(WINDOWED, 1.0, SparsityConfig(1.0, 1.0), windowed=True),
 )

@@ -64,8 +64,7 @@ class Node:
 STRIPES = {  # name: (sparsity, windowed, density of attention)
     "dense": (SparsityConfig(), False, 1.0),
     "lattice": (SparsityConfig(), False, DENSITY),
-    "lattice, diagonal": (SparsityConfig(diagonal=True), False, DENSITY),
-    "interleaved, diagonal": (SparsityConfig(order="interleaved", diagonal=True), False, DENSITY),
+    "interleaved": (SparsityConfig(order="interleaved"), False, DENSITY),
     "ranked": (SparsityConfig(order="ranked"), False, DENSITY),
     "window, dense": (SparsityConfig(), True, 1.0),
     "window, sparse": (SparsityConfig(), True, DENSITY),
@@ -73,7 +72,6 @@ STRIPES = {  # name: (sparsity, windowed, density of attention)
 }
 PACKS = {
     "share, variance": ("variance", True),
-    "share, sobel": ("sobel", True),
     "share, quadtree": ("quadtree", True),
     "skip, sobel": ("sobel", False),
     "skip, given": ("given", False),

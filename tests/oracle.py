@@ -88,24 +88,22 @@ def group_scores(keys: Tensor, groups: Tensor) -> Tensor:
     return score.round(decimals=9)
 
 
-def mask_of_tiles(sequence: Tensor, num_tiles: int, diagonal: bool) -> Tensor:
+def mask_of_tiles(sequence: Tensor, num_tiles: int, own_tile: bool) -> Tensor:
     """(tokens, tokens) bool: query row attends to key column. Tiles are 64 consecutive positions of ``sequence``."""
     tile = positions_in(sequence) // TILE
     mask = (tile < num_tiles)[None, :].expand(len(tile), -1)
-    return mask | (tile[:, None] == tile[None, :]) if diagonal else mask
+    return mask | (tile[:, None] == tile[None, :]) if own_tile else mask
 
 
-def mask_of_lattice(density: float, diagonal: bool) -> Tensor:
-    """(4096, 4096) bool: the keys at the chosen offsets of every patch and, with the diagonal, its own patch."""
-    count = max(1, round_half_up(PATCH * PATCH * density)) - int(diagonal)
+def mask_of_lattice(density: float) -> Tensor:
+    """(4096, 4096) bool: the keys at the chosen offsets of every patch."""
+    count = max(1, round_half_up(PATCH * PATCH * density))
     token = torch.arange(GRID * GRID)
     row, col = token // GRID, token % GRID
     # Inside a patch the low six bits of the Morton code are the offset.
     offset = torch.tensor([morton_code(r % PATCH, c % PATCH) for r, c in zip(row.tolist(), col.tolist(), strict=True)])
-    patch = (row // PATCH) * (GRID // PATCH) + col // PATCH
     mask = torch.isin(offset, torch.tensor(bit_reversed_offsets(count), dtype=offset.dtype))[None, :]
-    mask = mask.expand(GRID * GRID, -1)
-    return mask | (patch[:, None] == patch[None, :]) if diagonal else mask
+    return mask.expand(GRID * GRID, -1)
 
 
 def sobel_magnitude(features: Tensor) -> Tensor:
@@ -206,10 +204,10 @@ class OracleEncoder:
             if density == 1:
                 mask = torch.ones(GRID * GRID, GRID * GRID, dtype=torch.bool)
             elif config.order == "lattice":
-                mask = mask_of_lattice(density, config.with_diagonal)
+                mask = mask_of_lattice(density)
             else:
                 ranked = groups[ranking[head]] if config.order == "ranked" else groups
-                mask = mask_of_tiles(interleaved_sequence(ranked), floor(64 * density), diagonal=True)
+                mask = mask_of_tiles(interleaved_sequence(ranked), floor(64 * density), own_tile=True)
             heads.append(self._attend(block.attn, qkv[:, :, head], GRID, mask))
         return self._project(block.attn, heads, GRID)
 
@@ -229,7 +227,7 @@ class OracleEncoder:
             for window in range(len(windows)):
                 ranked = groups if ranking is None else groups[ranking[window, head]]
                 sequence, tiles = interleaved_sequence(ranked), floor(4 * density) + 1
-                mask = mask_of_tiles(sequence, tiles, diagonal=False)
+                mask = mask_of_tiles(sequence, tiles, own_tile=False)
                 masks.append(mask if density < 1 else torch.ones_like(mask))
             heads.append(self._attend(block.attn, qkv[:, :, head], WINDOW, torch.stack(masks)))
         out = self._project(block.attn, heads, WINDOW)
@@ -268,7 +266,7 @@ class OracleEncoder:
         if self.config.routing == "share-quadtree":
             return block.mlp(self._quadtree_rows(y, density))
         groups, rows = cells(GRID), y.view(GRID * GRID, -1)
-        detailed = self._detailed_groups(x, rows, density)
+        detailed = self._best_by_variance(rows, round_half_up((density - 0.25) * GRID * GRID / 3))
         update = torch.empty_like(rows)
         update[groups[detailed]] = block.mlp(rows[groups[detailed]])
         update[groups[~detailed]] = block.mlp(rows[groups[~detailed]].mean(dim=1, keepdim=True))
@@ -323,14 +321,8 @@ class OracleEncoder:
             kept[groups[chosen].flatten()] = True
         return kept
 
-    def _detailed_groups(self, x: Tensor, rows: Tensor, density: float) -> Tensor:
-        """(1024,) bool in Z-order (section 4, share)."""
-        count = round_half_up((density - 0.25) * GRID * GRID / 3)
-        if self.config.routing == "share-sobel":
-            return self._best_by_sobel(x, count)
-        return self._best_by_variance(rows, count)
-
     def _best_by_variance(self, rows: Tensor, count: int) -> Tensor:
+        """(1024,) bool in Z-order: the 2x2 cells of ``rows`` (4096, C) that vary most."""
         members = rows[cells(GRID)]
         return self._best(((members - members.mean(dim=1, keepdim=True)) ** 2).sum(dim=(1, 2)), count)
 

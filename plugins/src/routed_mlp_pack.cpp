@@ -19,7 +19,6 @@ struct Pack {
 
 constexpr Pack kPacks[] = {
     {"RoutedMlpPackShareVariance", Pack::Selection::variance, true},
-    {"RoutedMlpPackShareSobel", Pack::Selection::sobel, true},
     {"RoutedMlpPackShareQuadtree", Pack::Selection::quadtree, true},
     {"RoutedMlpPackSkipSobel", Pack::Selection::sobel, false},
     {"RoutedMlpPackSkipGiven", Pack::Selection::given, false},

@@ -16,13 +16,13 @@ constexpr double kLog2E = 1.4426950408889634;
 //! What distinguishes one node type from another; NodeAttributes are its fields.
 struct Pattern {
   char const* name;
-  bool windowed, dense, ranked, diagonal;
+  bool windowed, dense, ranked, ownTile;
 };
 
 constexpr Pattern kPatterns[] = {
     {"StripeAttention", false, false, false, false},
     {"StripeAttentionDense", false, true, false, false},
-    {"StripeAttentionDiagonal", false, false, false, true},
+    {"StripeAttentionInterleaved", false, false, false, true},
     {"StripeAttentionRanked", false, false, true, true},
     {"StripeAttentionWindowed", true, false, false, false},
     {"StripeAttentionWindowedDense", true, true, false, false},
@@ -52,7 +52,7 @@ std::vector<Input> inputsOf(Pattern const& pattern) {
   if (!pattern.dense) {
     inputs.push_back({"keys", index, pattern.ranked ? 3 : 1});
   }
-  if (pattern.diagonal) {
+  if (pattern.ownTile) {
     inputs.insert(inputs.end(), {{"tiles", index, pattern.ranked ? 4 : 2}, {"tile_in_stripe", index, 2}});
   }
   return inputs;
@@ -102,7 +102,7 @@ class StripeAttention final : public Plugin {
     if (!mPattern.dense) {
       expected.push_back(mPattern.ranked ? Dims{3, {tables, heads, shape.keys}} : Dims{1, {shape.keys}});
     }
-    if (mPattern.diagonal) {
+    if (mPattern.ownTile) {
       std::int64_t const tiles = tokens / kTile;
       expected.push_back(mPattern.ranked ? Dims{4, {tables, heads, tiles, kTile}} : Dims{2, {tiles, kTile}});
       expected.push_back(Dims{2, {tiles, kTile}});
@@ -199,19 +199,19 @@ class StripeAttention final : public Plugin {
       case Path::window:
         return {"window"};
       case Path::lattice:
-        return {"relative_terms", mPattern.diagonal ? "lattice_diagonal" : "lattice"};
+        return {"relative_terms", "lattice"};
       default:
         break;
     }
     if (mPattern.windowed) {
       return {"relative_terms_windowed", "listed_windowed"};
     }
-    return {"relative_terms", mPattern.diagonal ? "listed_diagonal" : "listed"};
+    return {"relative_terms", mPattern.ownTile ? "listed_own_tile" : "listed"};
   }
 
   //! Steps of the smallest regular sub-grid that holds all key rows and columns, as lattice.py has them.
   std::pair<std::int32_t, std::int32_t> steps() const {
-    if (path() != Path::lattice || mPattern.diagonal) {
+    if (path() != Path::lattice) {
       return {1, 1};
     }
     int bits = 0;
@@ -248,7 +248,6 @@ class StripeAttention final : public Plugin {
     arguments.qkv = in[kQkv];
     arguments.terms = terms;
     arguments.perm = in[kPerm];
-    arguments.tile_in_stripe = mPattern.diagonal ? in[kTileInStripe] : in[kPerm];
     arguments.out = out;
     arguments.num_heads = heads();
     arguments.num_offsets = mAttributes.latticeOffsets;
@@ -285,15 +284,15 @@ class StripeAttention final : public Plugin {
     arguments.perm = windowed ? unused : in[kPerm];
     arguments.source = windowed ? in[kMembers] : in[kInvPerm];
     arguments.keys = in[windowed ? kWindowedKeys : kKeys];
-    arguments.tiles = mPattern.diagonal ? in[kTiles] : unused;
-    arguments.tile_in_stripe = mPattern.diagonal ? in[kTileInStripe] : unused;
+    arguments.tiles = mPattern.ownTile ? in[kTiles] : unused;
+    arguments.tile_in_stripe = mPattern.ownTile ? in[kTileInStripe] : unused;
     arguments.out = out;
     arguments.num_heads = heads();
     arguments.num_sequences = narrow(mShape.windows);
     arguments.num_tokens = narrow(mShape.tokens);
     arguments.num_keys = narrow(mShape.keys);
     arguments.keys_stride = ranked ? narrow(mShape.keys) : 0;
-    arguments.tiles_stride = ranked && mPattern.diagonal ? narrow(mShape.slots) : 0;
+    arguments.tiles_stride = ranked && mPattern.ownTile ? narrow(mShape.slots) : 0;
     arguments.scale = scaleInBase2();
     return mListed.launch(stream, ceilDivide(mShape.slots, mListed.block()) * mShape.sequences(), 1, arguments);
   }

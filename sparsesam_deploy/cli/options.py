@@ -125,11 +125,6 @@ export_choices = together(
         help="How MLP rows are chosen.  [preset: share-variance]",
     ),
     click.option(
-        "--diagonal/--no-diagonal",
-        default=None,
-        help="Whether queries also attend to their own tile.  [default: as the order has it]",
-    ),
-    click.option(
         "--dtype",
         type=click.Choice(["fp32", "fp16", "bf16"]),
         help="Precision of weights and activations.  [default: fp16]",

@@ -15,7 +15,7 @@ from ..progress import StageRecord
 from .audit import AuditReport
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MAX_BYTES = 8 << 20
 """A manifest is some kilobytes, or some hundred with a parity report for every block; anything larger is not one."""
 
@@ -83,7 +83,6 @@ class Sparsity(_Record):
     effective_density: dict[str, Annotated[float, Field(ge=0, le=1)]]
     order: str
     routing: str
-    diagonal: bool
     windowed_routing: str = "stripe"
 
 
@@ -108,7 +107,7 @@ class BatchProfile(_Record):
 class EngineManifest(_Record):
     """What was built, from what, by what, for what, and how it was checked."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[4] = SCHEMA_VERSION
     engine: FileRecord
     decoder_engine: FileRecord | None
     encoder_onnx: FileRecord

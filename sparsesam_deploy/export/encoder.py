@@ -69,7 +69,6 @@ def encoder_metadata(encoder: SparseSamEncoder, loaded: LoadedSam, dtype: str, b
         "kind": "encoder",
         **model_metadata(loaded, dtype),
         **asdict(encoder.sparsity),
-        "diagonal": encoder.sparsity.with_diagonal,
         "effective_density": encoder.effective_density,
         "gelu": encoder.gelu,
         "batch": batch,

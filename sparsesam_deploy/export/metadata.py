@@ -125,16 +125,20 @@ def load_exported(path: Path, kind: str | None = None) -> tuple[onnx.ModelProto,
 
 
 def sparsity_of(metadata: dict) -> SparsityConfig:
-    """The sparsity an exported encoder says it has."""
+    """The sparsity an exported encoder says it has.
+
+    Raises:
+        InvalidInput: an older release exported it with an option that is no more.
+    """
+    if metadata["order"] == "lattice" and metadata.get("diagonal"):
+        raise InvalidInput("diagonal=True in the lattice order is no longer supported; export the checkpoint again.")
     densities = {}
     for name in ("attention_density", "mlp_density", "windowed_density"):
         value = metadata[name]
         densities[name] = tuple(value) if isinstance(value, list) else value
-    diagonal = metadata["diagonal"] if metadata["order"] == "lattice" else None
     return SparsityConfig(
         **densities,
         order=metadata["order"],
         routing=metadata["routing"],
-        diagonal=diagonal,
         windowed_routing=metadata.get("windowed_routing", "stripe"),  # which older files do not have
     )

@@ -41,7 +41,6 @@ class ExportRecipe(BaseModel):
     windowed_routing: WindowedRouting | None = None
     order: Order | None = None
     routing: Routing | None = None
-    diagonal: bool | None = None
     dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
     gelu: Literal["erf", "tanh"] = "erf"
     batch: tuple[int, int, int] = (1, 1, 1)
@@ -101,7 +100,6 @@ class ExportRecipe(BaseModel):
             windowed_density=first(self.windowed_density, preset.windowed_density),
             order=order,
             routing=first(self.routing, preset.routing),
-            diagonal=self.diagonal if self.diagonal is not None else preset.diagonal,
             windowed_routing=first(self.windowed_routing, preset.windowed_routing),
         )
 

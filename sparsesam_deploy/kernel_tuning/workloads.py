@@ -87,12 +87,11 @@ def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workl
     )
 
 
-def _lattice(config: SamConfig, device: torch.device, diagonal: bool) -> Workload:
+def _lattice(config: SamConfig, device: torch.device) -> Workload:
     """A global block of the ``default`` preset's order."""
-    static = key_tables(False, DENSITY, SparsityConfig(diagonal=diagonal))
-    tables = {"keys": static.keys, "tiles": static.tiles, "tile_in_stripe": static.tile_in_stripe}
-    tables = {name: _table(table, device) for name, table in tables.items() if table is not None}
-    return _attention(config, device, Stripe(**global_tables(device), **tables, lattice_offsets=static.lattice_offsets))
+    static = key_tables(False, DENSITY, SparsityConfig())
+    stripe = Stripe(**global_tables(device), keys=_table(static.keys, device), lattice_offsets=static.lattice_offsets)
+    return _attention(config, device, stripe)
 
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
@@ -101,7 +100,7 @@ def _window(config: SamConfig, device: torch.device) -> Workload:
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
-    """A block of the ``paper`` preset, where each head has a ranking of its own; global ones have the diagonal."""
+    """A block of the ``paper`` preset, each head with a ranking of its own; queries of a global one see their tile."""
     static = key_tables(windowed, DENSITY, PRESETS["paper"])
     groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(GRID_SIZE**2)
     tables = window_tables(device) if windowed else global_tables(device)
@@ -196,11 +195,10 @@ def _unpack(config: SamConfig, device: torch.device) -> Workload:
 
 WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
     "stripe_attention.relative_terms": _relative_terms,
-    "stripe_attention.lattice": partial(_lattice, diagonal=False),
-    "stripe_attention.lattice_diagonal": partial(_lattice, diagonal=True),
+    "stripe_attention.lattice": _lattice,
     "stripe_attention.window": _window,
     "stripe_attention.listed": partial(_listed, windowed=True),
-    "stripe_attention.listed_diagonal": partial(_listed, windowed=False),
+    "stripe_attention.listed_own_tile": partial(_listed, windowed=False),
     "routed_mlp.score": partial(_pack, selection="variance"),
     "routed_mlp.sobel": partial(_pack, selection="sobel"),
     "routed_mlp.pack": partial(_pack, selection="variance"),

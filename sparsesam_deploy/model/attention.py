@@ -34,7 +34,7 @@ class ImageState:
 
 @dataclass(frozen=True)
 class KeyTables:
-    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of the diagonal.
+    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of own-tile orders.
 
     ``lattice_offsets`` says how many offsets of the lattice the keys are, in a global block of that order or dense.
     """
@@ -47,7 +47,11 @@ class KeyTables:
 
 
 def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfig) -> KeyTables:
-    """The stripe of one block by algorithm.md section 3; dense (no tables) at density 1."""
+    """The stripe of one block; dense (no tables) at density 1.
+
+    A stripe is a prefix of the order's sequence: of lattice offsets (``lattice``), or of member 0 of every 2x2 group,
+    then member 1 and so on (all windows and the other two orders, whose global blocks also attend to their own tile).
+    """
     num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
     if attention_density == 1:
         return KeyTables(num_tokens, lattice_offsets=None if windowed else order.TILE)
@@ -56,18 +60,14 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
         num_keys = density.window_stripe_tokens(attention_density, num_tokens)
         return KeyTables(num_keys, sequence[:num_keys])
     if sparsity.order == "lattice":
-        sequence, tiles = order.lattice_sequence(num_tokens), np.arange(num_tokens).reshape(-1, order.TILE)
-        offsets = density.lattice_stripe_offsets(attention_density, sparsity.with_diagonal)
+        offsets = density.lattice_stripe_offsets(attention_density)
         num_keys = offsets * num_tokens // order.TILE
-    else:
-        sequence = order.interleave(order.z_groups(num_tokens))
-        tiles = sequence.reshape(-1, order.TILE)
-        offsets = None
-        num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
+        return KeyTables(num_keys, order.lattice_sequence(num_tokens)[:num_keys], lattice_offsets=offsets)
+    sequence = order.interleave(order.z_groups(num_tokens))
+    tiles = sequence.reshape(-1, order.TILE)
+    num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
     keys = sequence[:num_keys]
-    if not sparsity.with_diagonal:
-        return KeyTables(num_keys, keys, lattice_offsets=offsets)
-    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys), offsets)
+    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
 
 
 class SparseAttention(nn.Module):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from ..errors import DensityError, InvalidInput
 
 Order = Literal["lattice", "interleaved", "ranked"]
-Routing = Literal["share-variance", "share-sobel", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
+Routing = Literal["share-variance", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
 WindowedRouting = Literal["stripe", "share-variance"]
 ORDERS: tuple[str, ...] = get_args(Order)
 ROUTINGS: tuple[str, ...] = get_args(Routing)
@@ -74,9 +74,8 @@ class SparsityConfig:
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
     1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` is that of `SamConfig.routed_blocks`, as in
-    the released code, and the other blocks stay dense. ``diagonal`` adds the query's own tile to the stripe; ``None``
-    means the order's own habit: without for ``lattice``, with for ``interleaved`` and ``ranked``. The defaults are the
-    ``default`` preset.
+    the released code, and the other blocks stay dense. In the ``interleaved`` and ``ranked`` orders a query of a
+    global block also attends to its own tile. The defaults are the ``default`` preset.
 
     ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys
     (section 3); ``share-variance``, of the rows that go through qkv and proj (section 8), where every token still
@@ -88,7 +87,6 @@ class SparsityConfig:
     windowed_density: Density = 1.0
     order: Order = "lattice"
     routing: Routing = "share-variance"
-    diagonal: bool | None = None
     windowed_routing: WindowedRouting = "stripe"
 
     def __post_init__(self) -> None:
@@ -100,17 +98,11 @@ class SparsityConfig:
             raise InvalidInput(
                 f"windowed_routing {self.windowed_routing!r} is unknown; choose one of {', '.join(WINDOWED_ROUTINGS)}."
             )
-        if self.order != "lattice" and self.diagonal is False:
-            raise InvalidInput(f"diagonal=False needs the lattice order; {self.order} always attends to its own tile.")
         for name in ("attention_density", "mlp_density", "windowed_density"):
             value = getattr(self, name)
             for density in (value,) if isinstance(value, (int, float)) else value:
                 if not 0 < density <= 1:
                     raise DensityError(f"{name} {density:g} is outside (0, 1]; 1 is the dense encoder.")
-
-    @property
-    def with_diagonal(self) -> bool:
-        return self.order != "lattice" if self.diagonal is None else self.diagonal
 
     @property
     def shares_rows(self) -> bool:

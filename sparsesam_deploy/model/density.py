@@ -12,13 +12,12 @@ def _round(x: float) -> int:
     return math.floor(x + 0.5)
 
 
-def lattice_stripe_offsets(density: float, diagonal: bool) -> int:
-    """Number of patch offsets in the lattice stripe; with ``diagonal`` one is given up for the query's own patch."""
-    offsets = _round(TILE * density) - int(diagonal and density < 1)
+def lattice_stripe_offsets(density: float) -> int:
+    """Number of patch offsets in the lattice stripe."""
+    offsets = _round(TILE * density)
     if offsets < 1:
-        least = (1.5 if diagonal else 0.5) / TILE
         raise DensityError(
-            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(least * 1e4) / 1e4:g}."
+            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(0.5 / TILE * 1e4) / 1e4:g}."
         )
     return offsets
 

@@ -85,19 +85,16 @@ def attention_variants(head_dim: int) -> list[Variant]:
     stripe = Stripe(some.expand(GRID_SIZE, 0), perm=some, keys=some)
     stripes = {
         "listed": stripe,
-        "listed_diagonal": replace(stripe, tiles=some),
+        "listed_own_tile": replace(stripe, tiles=some),
         "listed_windowed": Stripe(some.expand(WINDOW_SIZE, 0), keys=some, members=some),
     }
     return [
-        *(
-            Variant(
-                name,
-                f"stripe_attention.{name}",
-                lattice._lattice_attention,
-                head_dim,
-                partial(lattice.lattice_constants, GRID_SIZE, head_dim, diagonal),
-            )
-            for name, diagonal in (("lattice", False), ("lattice_diagonal", True))
+        Variant(
+            "lattice",
+            "stripe_attention.lattice",
+            lattice._lattice_attention,
+            head_dim,
+            partial(lattice.lattice_constants, GRID_SIZE, head_dim),
         ),
         Variant(
             "window",

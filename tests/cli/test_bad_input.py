@@ -83,7 +83,6 @@ def test_bad_checkpoint(kind, sentence, tiny_checkpoint, tmp_path, sparsesam_exp
         pytest.param(("--density", "0.2"), "mlp_density 0.2 is below 0.25", id="share-below-quarter"),
         pytest.param(("--mlp-density", "0.4,0.5"), "lists 2 values, but the encoder has 4 blocks", id="per-block"),
         pytest.param(("--order", "spiral"), "'spiral' is not one of", id="order"),
-        pytest.param(("--order", "ranked", "--no-diagonal"), "diagonal=False needs the lattice order", id="diagonal"),
         pytest.param(("--dtype", "int8"), "'int8' is not one of", id="dtype"),
         pytest.param(("--batch", "4,2,8"), "is not MIN <= OPT <= MAX", id="batch-order"),
         pytest.param(("--batch", "many"), "neither N nor MIN,OPT,MAX", id="batch-word"),

@@ -68,7 +68,6 @@ def manifest(folder):
             effective_density={"attention": 0.27},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
         preprocessing=Preprocessing(
             image_size=1024,
@@ -113,7 +112,7 @@ def test_a_manifest_from_before_windows_shared_rows_says_that_keys_are_thinned(m
 def test_the_file_is_plain_json(manifest, folder):
     manifest.write(folder / MANIFEST)
     content = json.loads((folder / MANIFEST).read_text())
-    assert content["schema_version"] == 3
+    assert content["schema_version"] == 4
     assert content["created"] == "2026-11-20T18:09:00Z"
     assert content["engine"] == {
         "name": "encoder.engine",
@@ -163,7 +162,7 @@ UNUSABLE = {
     "empty": (lambda _: b"", "is not an engine manifest .Invalid JSON"),
     "truncated": (lambda content: content[:300], "is not an engine manifest .Invalid JSON"),
     "not json": (lambda _: b"\x89PNG\r\n", "is not an engine manifest .Invalid JSON"),
-    "not text": (lambda _: b'{"schema_version": 3, "family": "\xff"}', "is not an engine manifest"),
+    "not text": (lambda _: b'{"schema_version": 4, "family": "\xff"}', "is not an engine manifest"),
     "a list": (lambda _: b"[1]", "is not an engine manifest"),
     "no version": (without("schema_version"), "is not an engine manifest .schema_version: Field required"),
     "missing field": (without("builder"), "is not an engine manifest .builder: Field required"),
@@ -179,10 +178,10 @@ UNUSABLE = {
     "parent folder": (edited(engine={"name": "..", "sha256": "0" * 64, "bytes": 1}), "engine.name: String should"),
     "no gpu": (edited(compute_capabilities=[]), "compute_capabilities: Tuple should have at least 1 item"),
     "no zone": (edited(created="2026-11-20T18:09:00"), "created: Input should have timezone info"),
-    "newer": (edited(schema_version=4, colour="red"), "has schema version 4, this sparsesam-deploy reads 3; install"),
-    "older": (edited(schema_version=2), "has schema version 2, this sparsesam-deploy reads 3; install the release"),
+    "newer": (edited(schema_version=5, colour="red"), "has schema version 5, this sparsesam-deploy reads 4; install"),
+    "older": (edited(schema_version=3), "has schema version 3, this sparsesam-deploy reads 4; install the release"),
     "deeply nested": (
-        lambda _: b'{"schema_version": 3, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        lambda _: b'{"schema_version": 4, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         "is not an engine manifest .*recursion limit",
     ),
 }

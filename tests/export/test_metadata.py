@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -58,7 +58,6 @@ def test_metadata_says_what_was_exported(exported: Exported):
         "mlp_density": 0.4,
         "windowed_density": 1.0,
         "windowed_routing": "stripe",
-        "diagonal": False,
         "gelu": "erf",
         "batch": [1, 1, 1],
         "checkpoint": {"source": "tiny.pth", "sha256": "0" * 64},
@@ -72,16 +71,23 @@ def test_metadata_says_what_was_exported(exported: Exported):
 SPARSITIES = {
     "default": SPARSITY,
     "paper": PRESETS["paper"],
-    "diagonal": SparsityConfig(0.3, 0.5, diagonal=True),
+    "interleaved": SparsityConfig(0.3, 0.5, order="interleaved"),
     "shared-windows": SparsityConfig(0.3, (0.5,) * 4, (0.4, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
 
 
 @pytest.mark.parametrize("sparsity", SPARSITIES.values(), ids=SPARSITIES)
 def test_sparsity_is_read_as_it_was_written(sparsity: SparsityConfig):
-    written = json.loads(json.dumps({**asdict(sparsity), "diagonal": sparsity.with_diagonal}))
-    assert replace(sparsity_of(written), diagonal=None) == replace(sparsity, diagonal=None)
-    assert sparsity_of(written).with_diagonal == sparsity.with_diagonal
+    assert sparsity_of(json.loads(json.dumps(asdict(sparsity)))) == sparsity
+
+
+def test_a_lattice_file_whose_queries_saw_their_own_tile_is_refused(exported: Exported):
+    """Its reference would be another function; ``diagonal`` changes nothing in other orders, or where it is false."""
+    _, metadata = load_exported(exported.path)
+    assert sparsity_of({**metadata, "diagonal": False}) == sparsity_of(metadata)
+    assert sparsity_of({**metadata, "order": "ranked", "diagonal": True}).order == "ranked"
+    with pytest.raises(InvalidInput, match="diagonal=True in the lattice order is no longer supported; export the"):
+        sparsity_of({**metadata, "diagonal": True})
 
 
 def test_files_from_before_windows_shared_rows_thin_their_keys(exported: Exported):

@@ -29,7 +29,7 @@ MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), engine="the en
 SPARSITIES = {
     **PRESETS,
     "per-block": SparsityConfig((1.0, 0.5, 0.5, 0.25), 0.4, 1.0, "interleaved", "skip-sobel"),
-    "diagonal": SparsityConfig(0.5, (0.4, 0.4, 0.5, 1.0), 0.5, "lattice", "share-sobel", diagonal=True),
+    "sparse-windows": SparsityConfig(0.5, (0.4, 0.4, 0.5, 1.0), 0.5, "lattice", "share-quadtree"),
 }
 
 
@@ -136,9 +136,7 @@ class FlipNegation:
 @pytest.mark.parametrize("sparsity", SPARSITIES.values(), ids=SPARSITIES)
 def test_the_file_says_how_sparse_its_reference_is(sparsity):
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, sparsity)
-    found = sparsity_of(encoder_metadata(encoder, CHECKPOINT, "fp32", (1, 1, 1)))
-    assert replace(found, diagonal=None) == replace(sparsity, diagonal=None)
-    assert found.with_diagonal == sparsity.with_diagonal
+    assert sparsity_of(encoder_metadata(encoder, CHECKPOINT, "fp32", (1, 1, 1))) == sparsity
 
 
 # --- engines -----------------------------------------------------------------------------------------------------

@@ -107,7 +107,6 @@ def make_build(
             effective_density={},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
         "preprocessing": Preprocessing(
             image_size=1024,

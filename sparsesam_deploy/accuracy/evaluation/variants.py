@@ -146,8 +146,7 @@ def describe(sparsity: SparsityConfig) -> str:
     """A short name that tells settings apart: ``lattice 0.25, share-variance 0.4``."""
     parts = []
     if sparsity.attention_density != 1:
-        diagonal = {None: "", True: " with diagonal", False: " without diagonal"}[sparsity.diagonal]
-        parts.append(f"{sparsity.order}{diagonal} {_words(sparsity.attention_density)}")
+        parts.append(f"{sparsity.order} {_words(sparsity.attention_density)}")
     if sparsity.windowed_density != 1:
         how = sparsity.order if sparsity.windowed_routing == "stripe" else sparsity.windowed_routing
         parts.append(f"windows {how} {_words(sparsity.windowed_density)}")

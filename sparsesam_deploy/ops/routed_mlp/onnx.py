@@ -39,7 +39,6 @@ class Pack:
 
 PACKS = (
     Pack("variance", True),
-    Pack("sobel", True),
     Pack("quadtree", True),
     Pack("sobel", False),
     Pack("given", False),

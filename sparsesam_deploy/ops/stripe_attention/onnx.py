@@ -1,7 +1,7 @@
 """``StripeAttention*`` nodes and their portable bodies.
 
 TensorRT matches functions by name alone, so every structurally different pattern is a node type of its own, put
-together here from the same pieces: ``StripeAttention`` + ``Windowed`` + ``Dense`` | ``Ranked`` | ``Diagonal``.
+together here from the same pieces: ``StripeAttention`` + ``Windowed`` + ``Dense`` | ``Ranked`` | ``Interleaved``.
 The inputs of a node are, in this order and where they apply, the fields of ``NODE_INPUTS``.
 """
 
@@ -42,11 +42,11 @@ class Pattern:
     windowed: bool
     dense: bool
     ranked: bool
-    diagonal: bool
+    own_tile: bool
 
     @property
     def node_type(self) -> str:
-        kind = "Dense" if self.dense else "Ranked" if self.ranked else "Diagonal" if self.diagonal else ""
+        kind = "Dense" if self.dense else "Ranked" if self.ranked else "Interleaved" if self.own_tile else ""
         return "StripeAttention" + ("Windowed" if self.windowed else "") + kind
 
     @property
@@ -54,19 +54,19 @@ class Pattern:
         absent = {"perm", "inv_perm"} if self.windowed else {"qkv_bias", "members", "slots"}
         if self.dense:
             absent |= {"keys"}
-        if not self.diagonal:
+        if not self.own_tile:
             absent |= {"tiles", "tile_in_stripe"}
         return tuple(name for name in NODE_INPUTS if name not in absent)
 
 
 PATTERNS = (
-    Pattern(windowed=False, dense=False, ranked=False, diagonal=False),
-    Pattern(windowed=False, dense=True, ranked=False, diagonal=False),
-    Pattern(windowed=False, dense=False, ranked=False, diagonal=True),
-    Pattern(windowed=False, dense=False, ranked=True, diagonal=True),
-    Pattern(windowed=True, dense=False, ranked=False, diagonal=False),
-    Pattern(windowed=True, dense=True, ranked=False, diagonal=False),
-    Pattern(windowed=True, dense=False, ranked=True, diagonal=False),
+    Pattern(windowed=False, dense=False, ranked=False, own_tile=False),
+    Pattern(windowed=False, dense=True, ranked=False, own_tile=False),
+    Pattern(windowed=False, dense=False, ranked=False, own_tile=True),
+    Pattern(windowed=False, dense=False, ranked=True, own_tile=True),
+    Pattern(windowed=True, dense=False, ranked=False, own_tile=False),
+    Pattern(windowed=True, dense=True, ranked=False, own_tile=False),
+    Pattern(windowed=True, dense=False, ranked=True, own_tile=False),
 )
 
 
@@ -78,7 +78,7 @@ def symbolic_stripe_attention(
         windowed=stripe.members is not None,
         dense=stripe.keys is None,
         ranked=stripe.keys is not None and stripe.keys.dim() > 1,
-        diagonal=stripe.tiles is not None,
+        own_tile=stripe.tiles is not None,
     )
     values = {**vars(stripe), "qkv": qkv, "qkv_bias": qkv_bias, "rel_pos_h": rel_pos_h, "rel_pos_w": rel_pos_w}
     channels = qkv.shape[2] // 3
@@ -114,8 +114,8 @@ class _Body:
         q, k, v = self.heads()
         rel_h, rel_w = self.relative_terms(q)
         scaled = f.Mul(q, f.CastLike(f.attribute("scale", float), q))
-        if self.pattern.diagonal:
-            out = self.with_diagonal(scaled, k, v, rel_h, rel_w)
+        if self.pattern.own_tile:
+            out = self.with_own_tile(scaled, k, v, rel_h, rel_w)
         else:
             k, v, bias = self.shared_keys(k, v, rel_h, rel_w)
             scores = f.Add(self.scores(scaled, k), bias)
@@ -165,7 +165,7 @@ class _Body:
     def scores(self, scaled_q: str, k: str) -> str:
         """Scores in float32, where bias, mask and softmax are."""
         f = self.f
-        axes = [0, 1, 2, 4, 3] if self.pattern.diagonal and k.startswith("tile:") else [0, 1, 3, 2]
+        axes = [0, 1, 2, 4, 3] if self.pattern.own_tile and k.startswith("tile:") else [0, 1, 3, 2]
         return f.Cast(f.MatMul(scaled_q, f.Transpose(k.removeprefix("tile:"), perm=axes)), to=TensorProto.FLOAT)
 
     def shared_keys(self, k: str, v: str, rel_h: str, rel_w: str) -> tuple[str, str, str]:
@@ -202,7 +202,7 @@ class _Body:
         )
         return f.GatherElements(x, f.Expand(f.Unsqueeze(index, f.ints(5 - axis)), shape), axis=axis)
 
-    def with_diagonal(self, scaled_q: str, k: str, v: str, rel_h: str, rel_w: str) -> str:
+    def with_own_tile(self, scaled_q: str, k: str, v: str, rel_h: str, rel_w: str) -> str:
         """Softmax over the stripe and the query's own tile together, keys that are in both counted once."""
         f, tiles = self.f, self.input["tiles"]
         k_stripe, v_stripe, bias = self.shared_keys(k, v, rel_h, rel_w)

@@ -98,7 +98,6 @@ def _variant(name: str, flops: float, changes: tuple[float, float], spread: floa
             "windowed_density": 1.0,
             "order": "lattice",
             "routing": "share-variance",
-            "diagonal": None,
         },
         effective_density={"global_attention": 1.0 if dense else 0.25, "mlp": 1.0 if dense else 0.65},
         cost=cost(flops, ms),

@@ -212,7 +212,6 @@ def test_settings():
         "attention_density": 0.25,
         "mlp_density": [1.0, 0.4],
         "order": "lattice",
-        "diagonal": None,
         "flag": True,
     }
     words = "attention density 0.25, MLP density per block, order lattice, flag True"

@@ -82,7 +82,6 @@ def make_folder(
             effective_density={"attention": 0.27},
             order="lattice",
             routing="share-variance",
-            diagonal=False,
         ),
         preprocessing=Preprocessing(**PREPROCESSING),
         batch=BatchProfile(min=1, opt=2, max=4),

@@ -174,7 +174,7 @@ def test_the_order_of_refusals(core, folder):
     edit(folder, put("builder", "tensorrt-rtx"))
     machine = ["1.0", "SM1"]
     assert "schema version 1" in str(refusal(core, folder, *machine))
-    edit(folder, put("schema_version", 3))
+    edit(folder, put("schema_version", 4))
     assert "built by tensorrt-rtx" in str(refusal(core, folder, *machine))
     edit(folder, put("builder", "tensorrt"))
     assert "1.0 is installed" in str(refusal(core, folder, *machine))
@@ -209,13 +209,13 @@ UNUSABLE = {
     "empty": (rewrite(lambda _: b""), "is not an engine manifest (invalid JSON"),
     "truncated": (rewrite(lambda content: content[:300]), "is not an engine manifest (invalid JSON"),
     "not json": (rewrite(lambda _: b"\x89PNG\r\n\x1a\n"), "is not an engine manifest (invalid JSON"),
-    "not text": (rewrite(lambda _: b'{"schema_version": 3, "family": "\xff"}'), "(invalid JSON"),
+    "not text": (rewrite(lambda _: b'{"schema_version": 4, "family": "\xff"}'), "(invalid JSON"),
     "a list": (rewrite(lambda _: b"[1]"), "(should be an object)"),
     "two documents": (rewrite(lambda content: content + content), "(invalid JSON"),
     "no version": (field(drop("schema_version")), "(schema_version: field required)"),
-    "older": (field(put("schema_version", 2)), "has schema version 2, this runtime reads 3; install"),
-    "newer": (field(put("schema_version", 4)), "has schema version 4, this runtime reads 3; install"),
-    "version as text": (field(put("schema_version", "3")), "(schema_version: should be an integer"),
+    "older": (field(put("schema_version", 3)), "has schema version 3, this runtime reads 4; install"),
+    "newer": (field(put("schema_version", 5)), "has schema version 5, this runtime reads 4; install"),
+    "version as text": (field(put("schema_version", "4")), "(schema_version: should be an integer"),
     "no builder": (field(drop("builder")), "(builder: field required)"),
     "other builder": (field(put("builder", "tvm")), "(builder: should be one of tensorrt, tensorrt-rtx)"),
     "other precision": (field(put("precision", "int8")), "(precision: should be one of bf16, fp16, fp32)"),
@@ -244,7 +244,7 @@ UNUSABLE = {
     "no name": (field(put("engine.name", "")), "(engine.name: should be a file name"),
     "infinite": (rewrite(lambda content: content.replace(b"123.675", b"1e999")), "(invalid JSON"),
     "deeply nested": (
-        rewrite(lambda _: b'{"schema_version": 3, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        rewrite(lambda _: b'{"schema_version": 4, "parity": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         "(nested deeper than 64 levels)",
     ),
 }

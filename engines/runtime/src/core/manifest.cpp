@@ -16,7 +16,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t schema_version = 3;
+constexpr std::int64_t schema_version = 4;
 constexpr int max_depth = 64;  // a parity report nests five levels
 constexpr std::size_t max_problem_length = 200;
 
