@@ -25,7 +25,8 @@ from benchmarks import timing
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
 from sparsesam_deploy.model.attention import NUM_TOKENS, SparseAttention
-from sparsesam_deploy.model.config import FAMILIES, GRID_SIZE, WINDOW_SIZE, SamConfig, SparsityConfig
+from sparsesam_deploy.model.config import FAMILIES, SamConfig, SparsityConfig
+from sparsesam_deploy.ops.geometry import GRID_SIZE, WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 
 BATCHES = (1, 8)

@@ -23,7 +23,7 @@ os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # three quarters of a cubin, of no
 os.environ.pop("TRITON_INTERPRET", None)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sparsesam_deploy.model.config import FAMILIES, GRID_SIZE, WINDOW_SIZE
+from sparsesam_deploy.model.config import FAMILIES
 from sparsesam_deploy.ops.ahead_of_time import (
     CAPABILITIES,
     Variant,
@@ -33,6 +33,7 @@ from sparsesam_deploy.ops.ahead_of_time import (
     constants_of,
     routed_mlp_variants,
 )
+from sparsesam_deploy.ops.geometry import GRID_SIZE, WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention.kernels.window import window_constants
 
 ELEMENTS = ("fp16", "bf16", "fp32")

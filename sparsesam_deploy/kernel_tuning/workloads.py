@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..model import density, order
 from ..model.attention import key_tables
-from ..model.config import GRID_SIZE, PRESETS, WINDOW_SIZE, SamConfig, SparsityConfig
+from ..model.config import PRESETS, SamConfig, SparsityConfig
 from ..model.ranking import ranked_sequence
+from ..ops.geometry import GRID_SIZE, GROUP, SQUARE, TILE, WINDOW_SIZE
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from ..ops.stripe_attention import Stripe, stripe_attention
 from ..ops.stripe_attention.kernels.lattice import lattice_steps
@@ -109,7 +110,7 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
     sequence = ranked_sequence(ranking, _table(groups, device))
     stripe = Stripe(**tables, keys=sequence[..., : static.num_keys])
     if static.tiles is not None:
-        own = {"tiles": sequence.unflatten(-1, (-1, order.TILE)), "tile_in_stripe": static.tile_in_stripe}
+        own = {"tiles": sequence.unflatten(-1, (-1, TILE)), "tile_in_stripe": static.tile_in_stripe}
         stripe = replace(stripe, tiles=own["tiles"], tile_in_stripe=_table(own["tile_in_stripe"], device))
     return _attention(config, device, stripe)
 
@@ -131,8 +132,8 @@ def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
 
 def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A residual stream, some cells of which vary more than others, and the parameters of its norm."""
-    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // order.GROUP
-    x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, order.GROUP, channels)
+    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // GROUP
+    x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, GROUP, channels)
     x = x.flatten(1, 2) + 3 * random(1, 1, channels)
     return x.half(), random(channels).half(), random(channels).half()
 
@@ -153,11 +154,11 @@ def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
     if selection == "variance":
         return Route(selection, True, clear_cut(scores, density.shared_groups(DENSITY, num_tokens)))
     num_groups, num_merged = density.shared_quadtree(DENSITY, num_tokens)
-    squares = group_variance(y, order.SQUARE)[0]
+    squares = group_variance(y, SQUARE)[0]
     num_whole = clear_cut(squares, len(squares) - num_merged)
     merged = torch.zeros_like(squares, dtype=torch.bool)
     merged[squares.argsort(descending=True)[num_whole:]] = True
-    unmerged = scores[~merged.repeat_interleave(order.SQUARE // order.GROUP)]
+    unmerged = scores[~merged.repeat_interleave(SQUARE // GROUP)]
     return Route(selection, True, clear_cut(unmerged, num_groups), int(merged.sum()))
 
 

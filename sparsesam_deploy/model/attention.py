@@ -10,9 +10,10 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
+from ..ops.geometry import GRID_SIZE, TILE, WINDOW_SIZE
 from ..ops.stripe_attention import Stripe, stripe_attention
 from . import density, order
-from .config import GRID_SIZE, WINDOW_SIZE, SparsityConfig
+from .config import SparsityConfig
 from .ranking import group_scores, group_statistics, highest, ranked_sequence
 
 NUM_TOKENS = GRID_SIZE * GRID_SIZE
@@ -54,18 +55,18 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
     """
     num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
     if attention_density == 1:
-        return KeyTables(num_tokens, lattice_offsets=None if windowed else order.TILE)
+        return KeyTables(num_tokens, lattice_offsets=None if windowed else TILE)
     if windowed:
         sequence = order.interleave(order.window_groups(WINDOW_SIZE))
         num_keys = density.window_stripe_tokens(attention_density, num_tokens)
         return KeyTables(num_keys, sequence[:num_keys])
     if sparsity.order == "lattice":
         offsets = density.lattice_stripe_offsets(attention_density)
-        num_keys = offsets * num_tokens // order.TILE
+        num_keys = offsets * num_tokens // TILE
         return KeyTables(num_keys, order.lattice_sequence(num_tokens)[:num_keys], lattice_offsets=offsets)
     sequence = order.interleave(order.z_groups(num_tokens))
-    tiles = sequence.reshape(-1, order.TILE)
-    num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
+    tiles = sequence.reshape(-1, TILE)
+    num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * TILE
     keys = sequence[:num_keys]
     return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
 
@@ -117,7 +118,7 @@ class SparseAttention(nn.Module):
         """(query, key) pairs computed / all pairs; a key in both stripe and tile counts once."""
         pairs = self.num_tokens * self.static.num_keys
         if self.static.tiles is not None:
-            pairs += order.TILE * int((self.static.tile_in_stripe == 0).sum())
+            pairs += TILE * int((self.static.tile_in_stripe == 0).sum())
         return pairs / self.num_tokens**2
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
@@ -133,7 +134,7 @@ class SparseAttention(nn.Module):
             sequence = ranked_sequence(state.decisions[self.ranking_name], self.groups)
             tables["keys"] = sequence[..., : self.static.num_keys]
             if self.static.tiles is not None:
-                tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
+                tables["tiles"] = sequence.unflatten(-1, (-1, TILE))
         stripe = Stripe(**tables, lattice_offsets=self.static.lattice_offsets)
         parameters = self.qkv.bias, self.rel_pos_h, self.rel_pos_w
         return stripe_attention(qkv, *parameters, stripe, self.num_heads, self.backend)

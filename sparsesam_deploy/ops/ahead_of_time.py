@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import EnvironmentProblem
+from .geometry import GRID_SIZE, WINDOW_SIZE
 from .launch import settings_for
 from .routed_mlp.kernels import pack, quadtree, scores
 from .stripe_attention import Stripe
@@ -26,12 +27,9 @@ from .triton_language import COUNT, INTERPRETED, require_triton
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPUs that the plugin library carries machine code for."""
-GRID_SIZE, WINDOW_SIZE = 64, 14
 INT32_TABLES = {"perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token"}
 FLOAT32_SCRATCH = {"terms", "scratch", "scores", "square_scores"}
 FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
-
-
 LAUNCH_EXTRAS = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
 """What a kernel may ask of its launcher besides a grid and shared memory; ours must ask for none of it."""
 

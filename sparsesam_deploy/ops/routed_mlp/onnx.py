@@ -10,17 +10,18 @@ from onnx import AttributeProto, TensorProto
 from torch import Tensor
 
 from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
+from ..geometry import GROUP, SQUARE
+from ..routing import ROUTING_RULES, Selection
+from .route import Route
 
 PACK_ATTRIBUTES = ("epsilon", "num_groups")
-GROUP = 4
-SQUARE = 16
 
 
 @dataclass(frozen=True)
 class Pack:
     """What distinguishes one pack node type from another."""
 
-    selection: str
+    selection: Selection
     share: bool
 
     @property
@@ -37,31 +38,21 @@ class Pack:
         return (*PACK_ATTRIBUTES, "num_merged") if self.selection == "quadtree" else PACK_ATTRIBUTES
 
 
-PACKS = (
-    Pack("variance", True),
-    Pack("quadtree", True),
-    Pack("sobel", False),
-    Pack("given", False),
-)
+PACKS = tuple(dict.fromkeys(Pack(rule.selection, rule.share) for rule in ROUTING_RULES.values()))
 UNPACK = "RoutedMlpUnpack"
 UNPACK_INPUTS = ("x", "update", "row_of_token")
 
 
-def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route) -> tuple[Tensor, Tensor]:
+def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
     """Emit the pack node for ``route`` into the graph being exported; arguments as in ``routed_mlp_pack``."""
-    from .reference import num_packed_rows
-
     pack = Pack(route.selection, route.share)
     values = {**vars(route), "x": x, "weight": weight, "bias": bias, "epsilon": epsilon}
-    rows = num_packed_rows(
-        x.shape[1], route.selection, route.share, route.num_groups, route.keep_indices, route.num_merged
-    )
     return torch.onnx.ops.symbolic_multi_out(
         f"sparsesam::{pack.node_type}",
         tuple(values[name] for name in pack.inputs),
         attrs={**{name: values[name] for name in pack.attributes}, **PLUGIN_ATTRIBUTES},
         dtypes=(x.dtype, torch.int32),
-        shapes=((x.shape[0], rows, x.shape[2]), (x.shape[0], x.shape[1])),
+        shapes=((x.shape[0], route.num_rows(x.shape[1]), x.shape[2]), (x.shape[0], x.shape[1])),
         version=1,
     )
 

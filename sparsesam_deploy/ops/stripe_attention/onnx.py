@@ -162,11 +162,11 @@ class _Body:
             terms.append(term if self.pattern.windowed else f.Gather(term, self.input["perm"], axis=2))
         return terms[0], terms[1]
 
-    def scores(self, scaled_q: str, k: str) -> str:
-        """Scores in float32, where bias, mask and softmax are."""
+    def scores(self, scaled_q: str, k: str, by_tile: bool = False) -> str:
+        """Scores in float32, where bias, mask and softmax are; ``by_tile``: both have an axis of tiles."""
         f = self.f
-        axes = [0, 1, 2, 4, 3] if self.pattern.own_tile and k.startswith("tile:") else [0, 1, 3, 2]
-        return f.Cast(f.MatMul(scaled_q, f.Transpose(k.removeprefix("tile:"), perm=axes)), to=TensorProto.FLOAT)
+        axes = [0, 1, 2, 4, 3] if by_tile else [0, 1, 3, 2]
+        return f.Cast(f.MatMul(scaled_q, f.Transpose(k, perm=axes)), to=TensorProto.FLOAT)
 
     def shared_keys(self, k: str, v: str, rel_h: str, rel_w: str) -> tuple[str, str, str]:
         """Keys, values and float32 bias of the stripe: (B, num_heads, M, head_dim) twice, (B, num_heads, L, M)."""
@@ -213,7 +213,7 @@ class _Body:
             return f.Reshape(self.take(x, order, 2), f.Concat(f.ints(0, 0), tile_shape, f.ints(-1), axis=0))
 
         q_tile, k_tile, v_tile = by_tile(scaled_q), by_tile(k), by_tile(v)
-        own = self.scores(q_tile, f"tile:{k_tile}")
+        own = self.scores(q_tile, k_tile, by_tile=True)
         for terms, coordinate in zip((rel_h, rel_w), self.coordinates(tiles), strict=True):
             index = f.Expand(f.Unsqueeze(coordinate, f.ints(-2)), f.Shape(own))
             own = f.Add(own, f.Cast(f.GatherElements(by_tile(terms), index, axis=4), to=TensorProto.FLOAT))

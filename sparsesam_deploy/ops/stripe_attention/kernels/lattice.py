@@ -12,12 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...geometry import PATCH
 from ...launch import launch_settings
 from ...triton_language import jit, kernel, tl
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, line_bias, load_channels, store_channels
-
-PATCH = 8
 
 
 @jit
