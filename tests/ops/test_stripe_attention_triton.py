@@ -125,8 +125,8 @@ def test_lattice_positions_on_the_real_grid_exhaustively():
         terms = torch.randn(grid // row_step + grid // col_step, num_tokens, generator=generator)
         out = torch.full((1, num_tokens, head_dim), float("nan"), device=DEVICE)
         launch = lattice._lattice_attention[(1,)]
-        tables = (qkv, terms.to(DEVICE), perm.to(torch.int32).to(DEVICE), perm.to(DEVICE), out)
-        constants = lattice.lattice_constants(grid, head_dim, False, block)
+        tables = (qkv, terms.to(DEVICE), perm.to(torch.int32).to(DEVICE), out)
+        constants = lattice.lattice_constants(grid, head_dim, block)
         launch(*tables, 1, num_offsets, row_step, col_step, 1.0, **constants, PRECISION="ieee", num_warps=4)
 
         patches = torch.arange(0, num_tokens, 64)

@@ -2,7 +2,7 @@
 
 TensorRT matches functions by name alone, so every structurally different pattern is a node type of its own, put
 together here from the same pieces: ``StripeAttention`` + ``Windowed`` + ``Dense`` | ``Ranked`` | ``Interleaved``.
-The inputs of a node are, in this order and where they apply, the fields of ``NODE_INPUTS``.
+The inputs of a node are, in this order and where they apply, those of ``NODE_INPUTS``.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
+from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
 
-NODE_INPUTS = (
-    "qkv",
-    "rel_pos_h",
-    "rel_pos_w",
-    "rel_index",
-    "qkv_bias",
-    "members",
-    "slots",
-    "perm",
-    "inv_perm",
-    "keys",
-    "tiles",
-    "tile_in_stripe",
-)
-ATTRIBUTES = ("num_heads", "scale", "lattice_offsets")
+NODE_INPUTS = {
+    "qkv": NodeInput(3),
+    "rel_pos_h": NodeInput(2),
+    "rel_pos_w": NodeInput(2),
+    "rel_index": NodeInput(2, index=True),
+    "qkv_bias": NodeInput(1),
+    "members": NodeInput(2, index=True),
+    "slots": NodeInput(1, index=True),
+    "perm": NodeInput(1, index=True),
+    "inv_perm": NodeInput(1, index=True),
+    "keys": NodeInput(1, index=True),
+    "tiles": NodeInput(2, index=True),
+    "tile_in_stripe": NodeInput(2, index=True),
+}
+ATTRIBUTES = {"num_heads": int, "scale": float, "lattice_offsets": int}
 NOT_A_KEY = -3.0e38
 """Stands in for minus infinity: finite, so that no product with zero can become NaN."""
 
@@ -50,13 +50,17 @@ class Pattern:
         return "StripeAttention" + ("Windowed" if self.windowed else "") + kind
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def inputs(self) -> dict[str, NodeInput]:
+        """By name, in the node's order; in ranked nodes every head of every sequence has keys and tiles of its own."""
         absent = {"perm", "inv_perm"} if self.windowed else {"qkv_bias", "members", "slots"}
         if self.dense:
             absent |= {"keys"}
         if not self.own_tile:
             absent |= {"tiles", "tile_in_stripe"}
-        return tuple(name for name in NODE_INPUTS if name not in absent)
+        inputs = {name: one for name, one in NODE_INPUTS.items() if name not in absent}
+        if self.ranked:
+            inputs |= {name: NodeInput(inputs[name].rank + 2, True) for name in ("keys", "tiles") if name in inputs}
+        return inputs
 
 
 PATTERNS = (
