@@ -5,6 +5,9 @@ The library's own tables are generated from the operators by ``plugins/node_type
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
 from pathlib import Path
 
 from checks.plugin_nodes import PACKS as TRIED
@@ -63,3 +66,15 @@ def test_namespace_and_version_are_as_written():
     assert PLUGIN_ATTRIBUTES == {"plugin_namespace": "", "plugin_version": "1"}
     text = " ".join(README.read_text().split())
     assert '`plugin_namespace=""` and `plugin_version="1"`' in text
+
+
+def test_the_librarys_tables_have_every_node():
+    spec = importlib.util.spec_from_file_location("node_types", README.with_name("node_types.py"))
+    node_types = importlib.util.module_from_spec(spec)
+    sys.modules["node_types"] = node_types  # where its dataclasses look for their annotations
+    spec.loader.exec_module(node_types)
+    found = {node.name: tuple(node.inputs) for family in node_types.families() for node in family.types}
+    assert found == {name: tuple(inputs.split()) for name, inputs, _, _ in table("Nodes")}
+    header = "".join(node_types.node_types_header())
+    assert re.findall(r'^    {{"(\w+)",$', header, re.MULTILINE) == list(found)
+    assert "constexpr std::int64_t kTile = 64;" in header
