@@ -3,8 +3,8 @@
     python -m benchmarks.accuracy --output /tmp/accuracy --json docs/results/accuracy_nano.json
     python -m benchmarks.accuracy --half-size --symmetries 4 --density 0.4 --row ... --output /tmp/half
 
-Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Section 7 of the algorithm's
-specification has figures of the same kind on 96 other scenes, which are printed beside.
+Boxes, and centre points answered by SAM's single mask, on the twelve held-out scenes. Figures of the same
+kind on 96 other scenes, from before this project, are printed beside.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 def late(density: float) -> tuple[float, ...]:
-    """The windowed blocks after the first global one, which section 7 routes."""
+    """The windowed blocks after the first global one, where the published rows route."""
     return tuple(density if block in NANO.routed_blocks else 1.0 for block in range(NANO.depth))
 
 
@@ -49,8 +49,8 @@ def every(density: float) -> tuple[float, ...]:
     return (density,) * NANO.depth
 
 
-def section7(density: float) -> dict[str, SparsityConfig]:
-    """The rows of section 7 that a :class:`SparsityConfig` can express; random routing is not on offer."""
+def published_variants(density: float) -> dict[str, SparsityConfig]:
+    """The variants that `PUBLISHED` has figures of, and others of the kind."""
     d = density
     return {
         "released code": SparsityConfig(d, d, d, "ranked", "skip-group-rank"),
@@ -84,7 +84,7 @@ PUBLISHED: dict[str, dict[float, tuple[float, float, float]]] = {
 
 
 def beyond() -> dict[str, SparsityConfig]:
-    """On the lattice at 0.25: rows shared in more places than section 7 has them, and on one level more."""
+    """On the lattice at 0.25: rows shared in more places than the published ones, and on one level more."""
 
     def rows(mlp: tuple[float, ...], attention: tuple[float, ...]) -> SparsityConfig:
         return SparsityConfig(0.25, mlp, attention, windowed_routing="share-variance")
@@ -159,7 +159,7 @@ def main(
     output: Path,
     json_path: Path | None,
 ) -> None:
-    choices = {f"{name} {d:g}": choice for d in densities for name, choice in section7(d).items()} | beyond()
+    choices = {f"{name} {d:g}": choice for d in densities for name, choice in published_variants(d).items()} | beyond()
     if unknown := set(only) - choices.keys():
         raise click.BadParameter(f"there is no row {unknown.pop()!r}; choose from {', '.join(choices)}.")
     choices = {name: choice for name, choice in choices.items() if name in only or not only}

@@ -1,8 +1,8 @@
-"""The sparse encoder once more, written from the specification alone: explicit masks, raster layout, no speed.
+"""The sparse encoder once more, from what the methods say alone: explicit masks, raster layout, no speed.
 
 Nothing here comes from the package except the configuration class. Tokens stay where the image has them (64x64, row by
 row), windows are Segment Anything's own ``window_partition``, the position bias is its ``add_decomposed_rel_pos``, and
-what is not attended to is minus infinity in the full matrix of scores. Sections refer to the algorithm's specification.
+what is not attended to is minus infinity in the full matrix of scores. Equations are the SparseSAM paper's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def round_half_up(value: float) -> int:
 
 
 def morton_code(row: int, col: int) -> int:
-    """Interleaved bits, each row bit above its column bit: ``... r1 c1 r0 c0`` (section 2)."""
+    """Interleaved bits, each row bit above its column bit: ``... r1 c1 r0 c0``."""
     return sum((row >> bit & 1) << (2 * bit + 1) | (col >> bit & 1) << (2 * bit) for bit in range(8))
 
 
@@ -47,7 +47,7 @@ def cells(size: int) -> Tensor:
 
 
 def bit_reversed_offsets(count: int) -> list[int]:
-    """The first ``count`` of the 64 offsets inside an 8x8 patch, bit-reversed (section 3b)."""
+    """The first ``count`` of the 64 offsets inside an 8x8 patch, bit-reversed."""
     return [int(f"{number:06b}"[::-1], 2) for number in range(count)]
 
 
@@ -59,7 +59,7 @@ def lattice_sequence() -> Tensor:
 
 
 def interleaved_sequence(ranked_cells: Tensor) -> Tensor:
-    """Member 0 of every group in rank order, then member 1 of every group, and so on (section 3a step 2)."""
+    """Member 0 of every group in rank order, then member 1 of every group, and so on."""
     return torch.cat([ranked_cells[:, member] for member in range(4)])
 
 
@@ -74,7 +74,9 @@ def zscore(values: Tensor) -> Tensor:
 
 
 def group_scores(keys: Tensor, groups: Tensor) -> Tensor:
-    """(groups,) of section 3a step 1. ``keys``: (tokens, head_dim), ``groups``: (groups, 4) indices.
+    """(groups,) what the released code ranks groups by: varied inside, unlike the others' means.
+
+    ``keys`` are (tokens, head_dim), ``groups`` (groups, 4) indices.
 
     Cells of padding have equal keys, so their scores tie. Double precision, rounded, keeps such ties exact; the stable
     sort then takes them in Z-order.
@@ -234,7 +236,7 @@ class OracleEncoder:
         return window_unpartition(out, WINDOW, padded, (GRID, GRID))
 
     def _shared_windows(self, index: int, x: Tensor) -> Tensor:
-        """Dense windows in which the tokens of a flat cell share their input and, after it, their output (section 8).
+        """Dense windows in which the tokens of a flat cell share their input and, after it, their output.
 
         What qkv and proj make of equal rows is equal, so here they work on all tokens. The mean of the four outputs is
         taken after proj, which is linear.
@@ -305,7 +307,7 @@ class OracleEncoder:
         return rows
 
     def _kept_tokens(self, x: Tensor, density: float) -> Tensor:
-        """(4096,) bool in raster order (section 4, skip)."""
+        """(4096,) bool in raster order: the tokens that a ``skip`` routing puts through the MLP."""
         tokens, groups = GRID * GRID, cells(GRID)
         kept = torch.zeros(tokens, dtype=torch.bool)
         if self.config.routing == "skip-static":
