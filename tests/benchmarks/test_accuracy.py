@@ -51,7 +51,7 @@ def test_boxes_are_those_of_the_mask(results):
 
 
 def test_dense_iou_is_the_published_one(journal, tmp_path):
-    """These very pictures were measured before this project too: 57 objects (those of 800 pixels or more), dense 0.891."""
+    """These very pictures were measured before: 57 objects (those of 800 pixels or more), dense 0.891."""
     write_objects(journal, tmp_path / "objects.csv")
     with open(tmp_path / "objects.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if (row["variant"], row["prompt"]) == ("dense", "box")]
