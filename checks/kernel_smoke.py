@@ -22,7 +22,7 @@ VARIANTS: dict[str, SparsityConfig] = {
     "dense": DENSE,
     "default preset: lattice, share-variance": PRESETS["default"],
     "lattice, share-quadtree": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
-    "lattice with diagonal, skip-sobel": SparsityConfig(0.4, 0.4, diagonal=True, routing="skip-sobel"),
+    "lattice, skip-sobel": SparsityConfig(0.4, 0.4, routing="skip-sobel"),
     "interleaved, sparse windows, skip-static": SparsityConfig(0.4, 0.4, 0.4, "interleaved", "skip-static"),
     "paper preset: ranked, skip-group-rank": PRESETS["paper"],
 }

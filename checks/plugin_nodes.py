@@ -22,8 +22,9 @@ from sparsesam_deploy.kernel_tuning.workloads import (
 )
 from sparsesam_deploy.model import order
 from sparsesam_deploy.model.attention import key_tables
-from sparsesam_deploy.model.config import GRID_SIZE, WINDOW_SIZE, SamConfig, SparsityConfig
+from sparsesam_deploy.model.config import SamConfig, SparsityConfig
 from sparsesam_deploy.model.ranking import ranked_sequence
+from sparsesam_deploy.ops.geometry import GRID_SIZE, TILE, WINDOW_SIZE
 from sparsesam_deploy.ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_unpack
 from sparsesam_deploy.ops.routed_mlp.onnx import UNPACK, UNPACK_INPUTS, Pack
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
@@ -64,8 +65,7 @@ class Node:
 STRIPES = {  # name: (sparsity, windowed, density of attention)
     "dense": (SparsityConfig(), False, 1.0),
     "lattice": (SparsityConfig(), False, DENSITY),
-    "lattice, diagonal": (SparsityConfig(diagonal=True), False, DENSITY),
-    "interleaved, diagonal": (SparsityConfig(order="interleaved", diagonal=True), False, DENSITY),
+    "interleaved": (SparsityConfig(order="interleaved"), False, DENSITY),
     "ranked": (SparsityConfig(order="ranked"), False, DENSITY),
     "window, dense": (SparsityConfig(), True, 1.0),
     "window, sparse": (SparsityConfig(), True, DENSITY),
@@ -73,7 +73,6 @@ STRIPES = {  # name: (sparsity, windowed, density of attention)
 }
 PACKS = {
     "share, variance": ("variance", True),
-    "share, sobel": ("sobel", True),
     "share, quadtree": ("quadtree", True),
     "skip, sobel": ("sobel", False),
     "skip, given": ("given", False),
@@ -105,7 +104,7 @@ def attention_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int,
         sequence = ranked_sequence(ranking, groups.int())
         given["keys"] = sequence[..., : static.num_keys].contiguous()
         if static.tiles is not None:
-            given["tiles"] = sequence.unflatten(-1, (-1, order.TILE)).contiguous()
+            given["tiles"] = sequence.unflatten(-1, (-1, TILE)).contiguous()
     stripe = Stripe(**tables, **given, lattice_offsets=static.lattice_offsets)
     channels, table_shape = config.embed_dim, (2 * side - 1, config.head_dim)
     random = {

@@ -1,7 +1,8 @@
 """Build step of the plugin library: the Triton kernels as machine code in one blob, and C++ to find and launch them.
 
 Writes ``kernels.bin``, ``kernel_table.inc`` (what lies where in it), ``kernel_arguments.hpp`` (one struct per kernel
-function, so that a launch which does not fit its kernel does not compile) and ``kernels.json`` (the compiler's report).
+function, so that a launch which does not fit its kernel does not compile), ``node_types.hpp`` (see `node_types`) and
+``kernels.json`` (the compiler's report).
 Needs torch, onnx and Triton, but no GPU. Triton caches what it has compiled in ``~/.triton``.
 """
 
@@ -23,7 +24,9 @@ os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # three quarters of a cubin, of no
 os.environ.pop("TRITON_INTERPRET", None)
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sparsesam_deploy.model.config import FAMILIES, GRID_SIZE, WINDOW_SIZE
+from node_types import node_types_header
+
+from sparsesam_deploy.model.config import FAMILIES
 from sparsesam_deploy.ops.ahead_of_time import (
     CAPABILITIES,
     Variant,
@@ -33,6 +36,7 @@ from sparsesam_deploy.ops.ahead_of_time import (
     constants_of,
     routed_mlp_variants,
 )
+from sparsesam_deploy.ops.geometry import WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention.kernels.window import window_constants
 
 ELEMENTS = ("fp16", "bf16", "fp32")
@@ -98,8 +102,7 @@ def arguments_header(all_variants: list[Variant], blob: bytes) -> Iterator[str]:
     yield "namespace sparsesam {\n\n"
     columns = window_constants(WINDOW_SIZE, 64, 64)["COLS"]
     yield f'constexpr char kBuildId[] = "{hashlib.sha256(blob).hexdigest()[:16]}";\n'
-    for name, value in (("GridSize", GRID_SIZE), ("WindowSize", WINDOW_SIZE), ("WindowColumns", columns)):
-        yield f"constexpr std::int32_t k{name} = {value};\n"
+    yield f"constexpr std::int64_t kWindowColumns = {columns};\n"
     for variant in {variant.kernel.__name__: variant for variant in all_variants}.values():
         name = variant.kernel.__name__
         words = "".join(word.capitalize() for word in name.removesuffix("_kernel").strip("_").split("_"))
@@ -145,6 +148,7 @@ def main() -> None:
     (chosen.output / "kernels.bin").write_bytes(blob)
     (chosen.output / "kernel_table.inc").write_text("".join(map(table_row, images)))
     (chosen.output / "kernel_arguments.hpp").write_text("".join(arguments_header(all_variants, blob)))
+    (chosen.output / "node_types.hpp").write_text("".join(node_types_header()))
     (chosen.output / "kernels.json").write_text(json.dumps([asdict(image) for image in images], indent=1))
 
 

@@ -1,8 +1,8 @@
-"""The sparse encoder once more, written from the specification alone: explicit masks, raster layout, no speed.
+"""The sparse encoder once more, from what the methods say alone: explicit masks, raster layout, no speed.
 
 Nothing here comes from the package except the configuration class. Tokens stay where the image has them (64x64, row by
 row), windows are Segment Anything's own ``window_partition``, the position bias is its ``add_decomposed_rel_pos``, and
-what is not attended to is minus infinity in the full matrix of scores. Sections refer to the algorithm's specification.
+what is not attended to is minus infinity in the full matrix of scores. Equations are the SparseSAM paper's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def round_half_up(value: float) -> int:
 
 
 def morton_code(row: int, col: int) -> int:
-    """Interleaved bits, each row bit above its column bit: ``... r1 c1 r0 c0`` (section 2)."""
+    """Interleaved bits, each row bit above its column bit: ``... r1 c1 r0 c0``."""
     return sum((row >> bit & 1) << (2 * bit + 1) | (col >> bit & 1) << (2 * bit) for bit in range(8))
 
 
@@ -47,7 +47,7 @@ def cells(size: int) -> Tensor:
 
 
 def bit_reversed_offsets(count: int) -> list[int]:
-    """The first ``count`` of the 64 offsets inside an 8x8 patch, bit-reversed (section 3b)."""
+    """The first ``count`` of the 64 offsets inside an 8x8 patch, bit-reversed."""
     return [int(f"{number:06b}"[::-1], 2) for number in range(count)]
 
 
@@ -59,7 +59,7 @@ def lattice_sequence() -> Tensor:
 
 
 def interleaved_sequence(ranked_cells: Tensor) -> Tensor:
-    """Member 0 of every group in rank order, then member 1 of every group, and so on (section 3a step 2)."""
+    """Member 0 of every group in rank order, then member 1 of every group, and so on."""
     return torch.cat([ranked_cells[:, member] for member in range(4)])
 
 
@@ -74,7 +74,9 @@ def zscore(values: Tensor) -> Tensor:
 
 
 def group_scores(keys: Tensor, groups: Tensor) -> Tensor:
-    """(groups,) of section 3a step 1. ``keys``: (tokens, head_dim), ``groups``: (groups, 4) indices.
+    """(groups,) what the released code ranks groups by: varied inside, unlike the others' means.
+
+    ``keys`` are (tokens, head_dim), ``groups`` (groups, 4) indices.
 
     Cells of padding have equal keys, so their scores tie. Double precision, rounded, keeps such ties exact; the stable
     sort then takes them in Z-order.
@@ -88,24 +90,22 @@ def group_scores(keys: Tensor, groups: Tensor) -> Tensor:
     return score.round(decimals=9)
 
 
-def mask_of_tiles(sequence: Tensor, num_tiles: int, diagonal: bool) -> Tensor:
+def mask_of_tiles(sequence: Tensor, num_tiles: int, own_tile: bool) -> Tensor:
     """(tokens, tokens) bool: query row attends to key column. Tiles are 64 consecutive positions of ``sequence``."""
     tile = positions_in(sequence) // TILE
     mask = (tile < num_tiles)[None, :].expand(len(tile), -1)
-    return mask | (tile[:, None] == tile[None, :]) if diagonal else mask
+    return mask | (tile[:, None] == tile[None, :]) if own_tile else mask
 
 
-def mask_of_lattice(density: float, diagonal: bool) -> Tensor:
-    """(4096, 4096) bool: the keys at the chosen offsets of every patch and, with the diagonal, its own patch."""
-    count = max(1, round_half_up(PATCH * PATCH * density)) - int(diagonal)
+def mask_of_lattice(density: float) -> Tensor:
+    """(4096, 4096) bool: the keys at the chosen offsets of every patch."""
+    count = max(1, round_half_up(PATCH * PATCH * density))
     token = torch.arange(GRID * GRID)
     row, col = token // GRID, token % GRID
     # Inside a patch the low six bits of the Morton code are the offset.
     offset = torch.tensor([morton_code(r % PATCH, c % PATCH) for r, c in zip(row.tolist(), col.tolist(), strict=True)])
-    patch = (row // PATCH) * (GRID // PATCH) + col // PATCH
     mask = torch.isin(offset, torch.tensor(bit_reversed_offsets(count), dtype=offset.dtype))[None, :]
-    mask = mask.expand(GRID * GRID, -1)
-    return mask | (patch[:, None] == patch[None, :]) if diagonal else mask
+    return mask.expand(GRID * GRID, -1)
 
 
 def sobel_magnitude(features: Tensor) -> Tensor:
@@ -206,10 +206,10 @@ class OracleEncoder:
             if density == 1:
                 mask = torch.ones(GRID * GRID, GRID * GRID, dtype=torch.bool)
             elif config.order == "lattice":
-                mask = mask_of_lattice(density, config.with_diagonal)
+                mask = mask_of_lattice(density)
             else:
                 ranked = groups[ranking[head]] if config.order == "ranked" else groups
-                mask = mask_of_tiles(interleaved_sequence(ranked), floor(64 * density), diagonal=True)
+                mask = mask_of_tiles(interleaved_sequence(ranked), floor(64 * density), own_tile=True)
             heads.append(self._attend(block.attn, qkv[:, :, head], GRID, mask))
         return self._project(block.attn, heads, GRID)
 
@@ -229,14 +229,14 @@ class OracleEncoder:
             for window in range(len(windows)):
                 ranked = groups if ranking is None else groups[ranking[window, head]]
                 sequence, tiles = interleaved_sequence(ranked), floor(4 * density) + 1
-                mask = mask_of_tiles(sequence, tiles, diagonal=False)
+                mask = mask_of_tiles(sequence, tiles, own_tile=False)
                 masks.append(mask if density < 1 else torch.ones_like(mask))
             heads.append(self._attend(block.attn, qkv[:, :, head], WINDOW, torch.stack(masks)))
         out = self._project(block.attn, heads, WINDOW)
         return window_unpartition(out, WINDOW, padded, (GRID, GRID))
 
     def _shared_windows(self, index: int, x: Tensor) -> Tensor:
-        """Dense windows in which the tokens of a flat cell share their input and, after it, their output (section 8).
+        """Dense windows in which the tokens of a flat cell share their input and, after it, their output.
 
         What qkv and proj make of equal rows is equal, so here they work on all tokens. The mean of the four outputs is
         taken after proj, which is linear.
@@ -268,7 +268,7 @@ class OracleEncoder:
         if self.config.routing == "share-quadtree":
             return block.mlp(self._quadtree_rows(y, density))
         groups, rows = cells(GRID), y.view(GRID * GRID, -1)
-        detailed = self._detailed_groups(x, rows, density)
+        detailed = self._best_by_variance(rows, round_half_up((density - 0.25) * GRID * GRID / 3))
         update = torch.empty_like(rows)
         update[groups[detailed]] = block.mlp(rows[groups[detailed]])
         update[groups[~detailed]] = block.mlp(rows[groups[~detailed]].mean(dim=1, keepdim=True))
@@ -307,7 +307,7 @@ class OracleEncoder:
         return rows
 
     def _kept_tokens(self, x: Tensor, density: float) -> Tensor:
-        """(4096,) bool in raster order (section 4, skip)."""
+        """(4096,) bool in raster order: the tokens that a ``skip`` routing puts through the MLP."""
         tokens, groups = GRID * GRID, cells(GRID)
         kept = torch.zeros(tokens, dtype=torch.bool)
         if self.config.routing == "skip-static":
@@ -323,14 +323,8 @@ class OracleEncoder:
             kept[groups[chosen].flatten()] = True
         return kept
 
-    def _detailed_groups(self, x: Tensor, rows: Tensor, density: float) -> Tensor:
-        """(1024,) bool in Z-order (section 4, share)."""
-        count = round_half_up((density - 0.25) * GRID * GRID / 3)
-        if self.config.routing == "share-sobel":
-            return self._best_by_sobel(x, count)
-        return self._best_by_variance(rows, count)
-
     def _best_by_variance(self, rows: Tensor, count: int) -> Tensor:
+        """(1024,) bool in Z-order: the 2x2 cells of ``rows`` (4096, C) that vary most."""
         members = rows[cells(GRID)]
         return self._best(((members - members.mean(dim=1, keepdim=True)) ** 2).sum(dim=(1, 2)), count)
 

@@ -33,8 +33,7 @@ Plugin::Plugin(Plugin const& other)
       IPluginV3OneCore(other),
       IPluginV3OneBuild(other),
       IPluginV3OneRuntime(other),
-      mName(other.mName),
-      mInputs(other.mInputs)  // fields point into the object they are of, so they are made anew
+      mNodeType(other.mNodeType)  // fields point into the object they are of, so they are made anew
 {}
 
 IPluginCapability* Plugin::getCapabilityInterface(PluginCapabilityType type) noexcept {
@@ -50,7 +49,7 @@ IPluginCapability* Plugin::getCapabilityInterface(PluginCapabilityType type) noe
 }
 
 std::int32_t Plugin::fail(std::string const& problem) const noexcept {
-  logError(std::string(mName) + ": " + problem + ".");
+  logError(std::string(mNodeType.name) + ": " + problem + ".");
   return -1;
 }
 
@@ -67,15 +66,15 @@ std::int32_t Plugin::guarded(Work work) const noexcept {
 
 bool Plugin::supportsFormatCombination(std::int32_t pos, DynamicPluginTensorDesc const* inOut, std::int32_t nbInputs,
                                        std::int32_t) noexcept {
-  if (nbInputs != static_cast<std::int32_t>(mInputs.size())) {
-    fail("has " + std::to_string(nbInputs) + " inputs, not " + std::to_string(mInputs.size()));
+  if (nbInputs != static_cast<std::int32_t>(mNodeType.inputs.size())) {
+    fail("has " + std::to_string(nbInputs) + " inputs, not " + std::to_string(mNodeType.inputs.size()));
     return false;
   }
   auto const& desc = inOut[pos].desc;
   if (desc.format != TensorFormat::kLINEAR) {
     return false;
   }
-  bool const index = pos < nbInputs ? mInputs[pos].type == Input::Type::index : isIndexOutput(pos - nbInputs);
+  bool const index = pos < nbInputs ? mNodeType.inputs[pos].type == Input::Type::index : isIndexOutput(pos - nbInputs);
   if (index) {
     return desc.type == DataType::kINT32;
   }
@@ -88,8 +87,9 @@ bool Plugin::supportsFormatCombination(std::int32_t pos, DynamicPluginTensorDesc
   }
   if (!mTypeRefused) {  // once: a builder may try every type on every format
     mTypeRefused = true;
-    logWarning(std::string(mName) + ": no kernels for data type " + std::to_string(static_cast<int>(desc.type)) +
-               " of " + mInputs[0].name + " in this library; export float16 or bfloat16, or build the library with " +
+    logWarning(std::string(mNodeType.name) + ": no kernels for data type " +
+               std::to_string(static_cast<int>(desc.type)) + " of " + mNodeType.inputs[0].name +
+               " in this library; export float16 or bfloat16, or build the library with " +
                "that type (SPARSESAM_ELEMENTS).");
   }
   return false;
@@ -109,13 +109,13 @@ std::int32_t Plugin::getOutputDataTypes(DataType* outputTypes, std::int32_t nbOu
 }
 
 std::string Plugin::verifyRanks(std::vector<Dims> const& inputs) const {
-  if (inputs.size() != mInputs.size()) {
-    return "has " + std::to_string(inputs.size()) + " inputs, not " + std::to_string(mInputs.size());
+  if (inputs.size() != mNodeType.inputs.size()) {
+    return "has " + std::to_string(inputs.size()) + " inputs, not " + std::to_string(mNodeType.inputs.size());
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].nbDims != mInputs[i].rank) {
-      return std::string(mInputs[i].name) + " has " + std::to_string(inputs[i].nbDims) + " dimensions, not " +
-             std::to_string(mInputs[i].rank);
+    if (inputs[i].nbDims != mNodeType.inputs[i].rank) {
+      return std::string(mNodeType.inputs[i].name) + " has " + std::to_string(inputs[i].nbDims) + " dimensions, not " +
+             std::to_string(mNodeType.inputs[i].rank);
     }
   }
   return {};
@@ -128,13 +128,14 @@ std::string Plugin::verify(std::vector<Dims> const& inputs, DataType type) const
   }
   auto const element = elementOf(type);
   if (!element) {
-    return std::string(mInputs[0].name) + " is of data type " + std::to_string(static_cast<int>(type)) +
+    return std::string(mNodeType.inputs[0].name) + " is of data type " + std::to_string(static_cast<int>(type)) +
            ", not float32, float16 or bfloat16";
   }
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     for (int axis = 0; axis < inputs[i].nbDims; ++axis) {
       if (inputs[i].d[axis] < 0 || inputs[i].d[axis] > INT32_MAX) {
-        return std::string(mInputs[i].name) + " has shape " + describe(inputs[i]) + ", which is unknown or too large";
+        return std::string(mNodeType.inputs[i].name) + " has shape " + describe(inputs[i]) +
+               ", which is unknown or too large";
       }
     }
   }
@@ -201,18 +202,20 @@ std::size_t Plugin::getWorkspaceSize(DynamicPluginTensorDesc const* inputs, std:
   return bytes;
 }
 
+void const* Plugin::valueOf(Field const& field) const { return static_cast<char const*>(attributes()) + field.offset; }
+
 char const* Plugin::getTimingCacheID() noexcept {
-  mTimingCacheId = std::string(mName) + " " + kBuildId;  // other kernels, other times
-  for (auto const& field : savedFields()) {
+  mTimingCacheId = std::string(mNodeType.name) + " " + kBuildId;  // other kernels, other times
+  for (auto const& field : mNodeType.fields) {
     std::uint32_t bits = 0;
-    std::memcpy(&bits, field.value, sizeof(bits));
+    std::memcpy(&bits, valueOf(field), sizeof(bits));
     mTimingCacheId += " " + std::string(field.name) + "=" + std::to_string(bits);
   }
   return mTimingCacheId.c_str();
 }
 
-std::int32_t Plugin::onShapeChange(PluginTensorDesc const* in, std::int32_t nbInputs, PluginTensorDesc const*,
-                                   std::int32_t) noexcept {
+std::int32_t Plugin::onShapeChange(PluginTensorDesc const* in, std::int32_t nbInputs, PluginTensorDesc const* out,
+                                   std::int32_t nbOutputs) noexcept {
   return guarded([&]() -> std::string {
     auto dims = shapes(in, nbInputs, current);
     if (!dims.empty() && same(dims, mPreparedShapes) && in[0].type == mPreparedType) {
@@ -220,8 +223,11 @@ std::int32_t Plugin::onShapeChange(PluginTensorDesc const* in, std::int32_t nbIn
     }
     mPreparedShapes.clear();
     auto problem = dims.empty() ? std::string("has no inputs") : verify(dims, in[0].type);
+    if (problem.empty() && nbOutputs != getNbOutputs()) {
+      problem = "has " + std::to_string(nbOutputs) + " outputs, not " + std::to_string(getNbOutputs());
+    }
     if (problem.empty()) {
-      problem = prepare(dims, *elementOf(in[0].type));
+      problem = prepare(dims, shapes(out, nbOutputs, current), *elementOf(in[0].type));
     }
     if (problem.empty()) {
       mPreparedType = in[0].type;
@@ -238,8 +244,8 @@ std::int32_t Plugin::enqueue(PluginTensorDesc const*, PluginTensorDesc const*, v
 
 PluginFieldCollection const* Plugin::getFieldsToSerialize() noexcept {
   mFields.clear();
-  for (auto const& field : savedFields()) {
-    mFields.emplace_back(field.name, field.value, field.type, 1);
+  for (auto const& field : mNodeType.fields) {
+    mFields.emplace_back(field.name, valueOf(field), field.type, 1);
   }
   mFieldCollection = {static_cast<std::int32_t>(mFields.size()), mFields.data()};
   return &mFieldCollection;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "node_types.hpp"
 
 namespace sparsesam {
 
@@ -15,21 +16,6 @@ using nvinfer1::Dims;
 
 constexpr char kVersion[] = "1";
 constexpr char kNamespace[] = "";
-
-//! An input of a node.
-struct Input {
-  enum class Type { element, index };  //!< the graph's floating-point type, or int32
-  char const* name;
-  Type type;
-  int rank;
-};
-
-//! A field that a plugin keeps in the engine, and where its value lives.
-struct SavedField {
-  char const* name;
-  nvinfer1::PluginFieldType type;
-  void const* value;
-};
 
 inline std::int64_t ceilDivide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -52,12 +38,13 @@ class Plugin : public nvinfer1::IPluginV3,
                public nvinfer1::IPluginV3OneBuild,
                public nvinfer1::IPluginV3OneRuntime {
  public:
-  Plugin(char const* name, std::vector<Input> inputs) : mName(name), mInputs(std::move(inputs)) {}
+  //! A node of this type, which is one of node_types.hpp.
+  explicit Plugin(NodeType const& type) : mNodeType(type) {}
 
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept final;
   nvinfer1::IPluginV3* attachToContext(nvinfer1::IPluginResourceContext*) noexcept final { return clone(); }
 
-  nvinfer1::AsciiChar const* getPluginName() const noexcept final { return mName; }
+  nvinfer1::AsciiChar const* getPluginName() const noexcept final { return mNodeType.name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept final { return kVersion; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept final { return kNamespace; }
 
@@ -85,8 +72,8 @@ class Plugin : public nvinfer1::IPluginV3,
  protected:
   Plugin(Plugin const& other);  //!< not ready, whatever the other is: that is of its context
 
-  //! What getFieldsToSerialize hands out.
-  virtual std::vector<SavedField> savedFields() const = 0;
+  //! The struct of attributes that the node type's fields lie in; null where it has none.
+  virtual void const* attributes() const = 0;
   //! Is output i int32, not the graph's type?
   virtual bool isIndexOutput(std::int32_t) const { return false; }
   //! Shapes of the outputs from those of the inputs, whose number and ranks are right.
@@ -96,8 +83,9 @@ class Plugin : public nvinfer1::IPluginV3,
   virtual std::string check(std::vector<Dims> const& inputs, Element element) const = 0;
   //! Bytes of workspace for shapes up to these. It is kept in the engine, so no table of this build may enter it.
   virtual std::size_t workspace(std::vector<Dims> const& inputs) const = 0;
-  //! Load kernels for shapes that passed the check, and keep what launch needs; empty, or why that failed.
-  virtual std::string prepare(std::vector<Dims> const& inputs, Element element) = 0;
+  //! Load kernels for shapes that passed the check, and keep what launch needs; empty, or why that failed. The outputs'
+  //! shapes are those of outputShapes.
+  virtual std::string prepare(std::vector<Dims> const& inputs, std::vector<Dims> const& outputs, Element element) = 0;
   //! Launch what was prepared.
   virtual bool launch(void const* const* in, void* const* out, void* workspace, cudaStream_t stream) const = 0;
 
@@ -105,11 +93,11 @@ class Plugin : public nvinfer1::IPluginV3,
   std::string verify(std::vector<Dims> const& inputs, DataType type) const;
   std::string verifyRanks(std::vector<Dims> const& inputs) const;
   std::int32_t fail(std::string const& problem) const noexcept;
+  void const* valueOf(Field const& field) const;
   template <class Work>
   std::int32_t guarded(Work work) const noexcept;
 
-  char const* mName;
-  std::vector<Input> mInputs;
+  NodeType const& mNodeType;
   std::vector<Dims> mPreparedShapes;  //!< empty unless prepare has succeeded for them
   DataType mPreparedType{};
   bool mTypeRefused{false};

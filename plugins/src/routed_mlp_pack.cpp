@@ -8,86 +8,34 @@ namespace {
 
 using namespace nvinfer1;
 
-constexpr std::int64_t kGroup = 4, kSquare = 16;
-
-//! What distinguishes one pack node type from another.
-struct Pack {
-  char const* name;
-  enum class Selection { variance, sobel, quadtree, given } selection;
-  bool share;
-};
-
-constexpr Pack kPacks[] = {
-    {"RoutedMlpPackShareVariance", Pack::Selection::variance, true},
-    {"RoutedMlpPackShareSobel", Pack::Selection::sobel, true},
-    {"RoutedMlpPackShareQuadtree", Pack::Selection::quadtree, true},
-    {"RoutedMlpPackSkipSobel", Pack::Selection::sobel, false},
-    {"RoutedMlpPackSkipGiven", Pack::Selection::given, false},
-};
-
-//! Places of inputs.
-constexpr int kX = 0, kWeight = 1, kBias = 2, kPerm = 3, kInvPerm = 4, kKeepIndices = 3;
-
-std::vector<Input> inputsOf(Pack const& pack) {
-  auto const element = Input::Type::element, index = Input::Type::index;
-  std::vector<Input> inputs{{"x", element, 3}, {"weight", element, 1}, {"bias", element, 1}};
-  if (pack.selection == Pack::Selection::sobel) {
-    inputs.insert(inputs.end(), {{"perm", index, 1}, {"inv_perm", index, 1}});
-  } else if (pack.selection == Pack::Selection::given) {
-    inputs.push_back({"keep_indices", index, 2});
-  }
-  return inputs;
-}
-
-struct NodeAttributes {
-  float epsilon;
-  std::int32_t numGroups;  //!< groups computed in full; 0 where keep_indices says what is
-  std::int32_t numMerged;  //!< squares that share one row each; 0 where there are no squares
-};
-
-std::vector<FieldName> fieldsOf(Pack const& pack) {
-  std::vector<FieldName> fields{{"epsilon", PluginFieldType::kFLOAT32}, {"num_groups", PluginFieldType::kINT32}};
-  if (pack.selection == Pack::Selection::quadtree) {
-    fields.push_back({"num_merged", PluginFieldType::kINT32});
-  }
-  return fields;
-}
-
 class RoutedMlpPack final : public Plugin {
  public:
-  RoutedMlpPack(Pack const& pack, NodeAttributes attributes)
-      : Plugin(pack.name, inputsOf(pack)), mPack(pack), mAttributes(attributes) {}
+  RoutedMlpPack(RoutedMlpPackType const& type, RoutedMlpPackAttributes attributes)
+      : Plugin(type), mType(type), mAttributes(attributes) {}
 
   IPluginV3* clone() noexcept override { return new (std::nothrow) RoutedMlpPack(*this); }
 
   std::int32_t getNbOutputs() const noexcept override { return 2; }
 
  protected:
-  std::vector<SavedField> savedFields() const override {
-    void const* const values[] = {&mAttributes.epsilon, &mAttributes.numGroups, &mAttributes.numMerged};
-    std::vector<SavedField> saved;
-    for (auto const& field : fieldsOf(mPack)) {
-      saved.push_back({field.name, field.type, values[saved.size()]});
-    }
-    return saved;
-  }
+  void const* attributes() const override { return &mAttributes; }
 
   bool isIndexOutput(std::int32_t output) const override { return output == 1; }
 
   void outputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& builder) const override {
-    auto const& x = inputs[kX];
+    auto const& x = inputs[mType.x];
     outputs[0] = x;
-    if (mPack.selection == Pack::Selection::given) {
-      outputs[0].d[1] = inputs[kKeepIndices].d[1];
+    if (mType.selection == Selection::given) {
+      outputs[0].d[1] = inputs[mType.keep_indices].d[1];
     } else {
-      outputs[0].d[1] = builder.constant(kGroup * mAttributes.numGroups);
-      if (mPack.share) {  // N / 4 + 3 * num_groups - 3 * num_merged
+      outputs[0].d[1] = builder.constant(kGroup * mAttributes.num_groups);
+      if (mType.share) {  // N / 4 + 3 * num_groups - 3 * num_merged, as Route.num_rows in route.py
         auto const* const groups =
             builder.operation(DimensionOperation::kFLOOR_DIV, *x.d[1], *builder.constant(kGroup));
         auto const* const most = builder.operation(DimensionOperation::kSUM, *groups,
-                                                   *builder.constant((kGroup - 1) * mAttributes.numGroups));
-        outputs[0].d[1] =
-            builder.operation(DimensionOperation::kSUB, *most, *builder.constant((kGroup - 1) * mAttributes.numMerged));
+                                                   *builder.constant((kGroup - 1) * mAttributes.num_groups));
+        outputs[0].d[1] = builder.operation(DimensionOperation::kSUB, *most,
+                                            *builder.constant((kGroup - 1) * mAttributes.num_merged));
       }
     }
     outputs[1].nbDims = 2;
@@ -96,34 +44,36 @@ class RoutedMlpPack final : public Plugin {
   }
 
   std::string check(std::vector<Dims> const& in, Element element) const override {
-    std::int64_t const batch = in[kX].d[0], tokens = in[kX].d[1], channels = in[kX].d[2];
-    for (int i : {kWeight, kBias}) {
+    std::int64_t const batch = in[mType.x].d[0], tokens = in[mType.x].d[1], channels = in[mType.x].d[2];
+    for (int i : {mType.weight, mType.bias}) {
       if (in[i].d[0] != channels) {
-        return mismatch(i == kWeight ? "weight" : "bias", in[i], "(" + std::to_string(channels) + ")");
+        return mismatch(mType.inputs[i].name, in[i], "(" + std::to_string(channels) + ")");
       }
     }
-    if (mPack.selection == Pack::Selection::given) {
-      if ((in[kKeepIndices].d[0] != 1 && in[kKeepIndices].d[0] != batch) || in[kKeepIndices].d[1] > tokens) {
-        return mismatch("keep_indices", in[kKeepIndices],
+    if (mType.selection == Selection::given) {
+      auto const& keep = in[mType.keep_indices];
+      if ((keep.d[0] != 1 && keep.d[0] != batch) || keep.d[1] > tokens) {
+        return mismatch("keep_indices", keep,
                         "(" + std::to_string(batch) + " or 1, at most " + std::to_string(tokens) + ")");
       }
-    } else if (tokens % kGroup != 0 || mAttributes.numGroups > tokens / kGroup) {
-      return "num_groups is " + std::to_string(mAttributes.numGroups) + ", but x of shape " + describe(in[kX]) +
+    } else if (tokens % kGroup != 0 || mAttributes.num_groups > tokens / kGroup) {
+      return "num_groups is " + std::to_string(mAttributes.num_groups) + ", but x of shape " + describe(in[mType.x]) +
              " has groups of " + std::to_string(kGroup) + " tokens";
-    } else if (mPack.selection == Pack::Selection::quadtree &&
-               (tokens % kSquare != 0 || mAttributes.numMerged > (tokens / kGroup - mAttributes.numGroups) / kGroup)) {
-      return "num_merged is " + std::to_string(mAttributes.numMerged) + ", but x of shape " + describe(in[kX]) +
+    } else if (mType.selection == Selection::quadtree &&
+               (tokens % kSquare != 0 ||
+                mAttributes.num_merged > (tokens / kGroup - mAttributes.num_groups) / kGroup)) {
+      return "num_merged is " + std::to_string(mAttributes.num_merged) + ", but x of shape " + describe(in[mType.x]) +
              " has squares of " + std::to_string(kSquare) + " tokens, and num_groups is " +
-             std::to_string(mAttributes.numGroups);
+             std::to_string(mAttributes.num_groups);
     }
-    if (mPack.selection == Pack::Selection::sobel) {
-      for (int i : {kPerm, kInvPerm}) {
+    if (mType.selection == Selection::sobel) {
+      for (int i : {mType.perm, mType.inv_perm}) {
         if (in[i].d[0] != tokens) {
-          return mismatch(i == kPerm ? "perm" : "inv_perm", in[i], "(" + std::to_string(tokens) + ")");
+          return mismatch(mType.inputs[i].name, in[i], "(" + std::to_string(tokens) + ")");
         }
       }
       if (gridSize(tokens) * gridSize(tokens) != tokens) {
-        return mismatch("x", in[kX], "the tokens of a square grid");
+        return mismatch("x", in[mType.x], "the tokens of a square grid");
       }
     }
     for (auto const* kernel : kernelNames()) {
@@ -136,52 +86,48 @@ class RoutedMlpPack final : public Plugin {
   }
 
   std::size_t workspace(std::vector<Dims> const& in) const override {
-    if (mPack.selection == Pack::Selection::given) {
+    if (mType.selection == Selection::given) {
       return 0;
     }
-    std::int64_t const tokens = in[kX].d[0] * in[kX].d[1];
-    std::int64_t const squares = mPack.selection == Pack::Selection::quadtree ? tokens / kSquare : 0;
+    std::int64_t const tokens = in[mType.x].d[0] * in[mType.x].d[1];
+    std::int64_t const squares = mType.selection == Selection::quadtree ? tokens / kSquare : 0;
     return static_cast<std::size_t>(tokens / kGroup + squares) * sizeof(float);
   }
 
-  std::string prepare(std::vector<Dims> const& in, Element element) override {
-    mBatch = in[kX].d[0];
-    mTokens = in[kX].d[1];
-    int const width = static_cast<int>(in[kX].d[2]);
+  std::string prepare(std::vector<Dims> const& in, std::vector<Dims> const& out, Element element) override {
+    mBatch = in[mType.x].d[0];
+    mTokens = in[mType.x].d[1];
+    mRows = out[0].d[1];
+    int const width = static_cast<int>(in[mType.x].d[2]);
     auto const names = kernelNames();
     std::string why;
-    switch (mPack.selection) {
-      case Pack::Selection::given:
-        mRows = in[kKeepIndices].d[1];
-        mKeepStride = in[kKeepIndices].d[0] == 1 ? 0 : mRows;
+    switch (mType.selection) {
+      case Selection::given:
+        mKeepStride = in[mType.keep_indices].d[0] == 1 ? 0 : mRows;
         mDriver = Driver::get(why);
         if (mDriver) {
           mGiven.load(names[0], width, element, why);
         }
         break;
-      case Pack::Selection::variance:
+      case Selection::variance:
         mScore.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
         break;
-      case Pack::Selection::sobel:
+      case Selection::sobel:
         mSobel.load(names[0], width, element, why) && mPackKernel.load(names[1], width, element, why);
         break;
-      case Pack::Selection::quadtree:
+      case Selection::quadtree:
         mQuadtreeScore.load(names[0], width, element, why) && mQuadtreeMerge.load(names[1], width, element, why) &&
             mQuadtreePack.load(names[2], width, element, why);
         break;
-    }
-    if (mPack.selection != Pack::Selection::given) {
-      std::int64_t const groups = mAttributes.numGroups, merged = mAttributes.numMerged;
-      mRows = kGroup * groups + (mPack.share ? mTokens / kGroup - groups - (kGroup - 1) * merged : 0);
     }
     return why;
   }
 
   bool launch(void const* const* in, void* const* out, void* workspace, cudaStream_t stream) const override {
-    if (mPack.selection == Pack::Selection::given) {
+    if (mType.selection == Selection::given) {
       return launchGiven(in, out[0], out[1], stream);
     }
-    if (mPack.selection == Pack::Selection::quadtree) {
+    if (mType.selection == Selection::quadtree) {
       return launchQuadtree(in, workspace, out[0], out[1], stream);
     }
     return launchScores(in, workspace, stream) && launchPack(in, workspace, out[0], out[1], stream);
@@ -191,15 +137,15 @@ class RoutedMlpPack final : public Plugin {
   static std::int64_t gridSize(std::int64_t tokens) { return std::llround(std::sqrt(static_cast<double>(tokens))); }
 
   std::vector<char const*> kernelNames() const {
-    char const* const pack = mPack.share ? "pack_share" : "pack_skip";
-    switch (mPack.selection) {
-      case Pack::Selection::variance:
+    char const* const pack = mType.share ? "pack_share" : "pack_skip";
+    switch (mType.selection) {
+      case Selection::variance:
         return {"score", pack};
-      case Pack::Selection::sobel:
+      case Selection::sobel:
         return {"sobel", pack};
-      case Pack::Selection::quadtree:
+      case Selection::quadtree:
         return {"quadtree_score", "quadtree_merge", "quadtree_pack"};
-      case Pack::Selection::given:
+      case Selection::given:
         break;
     }
     return {"given"};
@@ -209,25 +155,25 @@ class RoutedMlpPack final : public Plugin {
   template <class Arguments>
   Arguments normalising(void const* const* in) const {
     Arguments arguments;
-    arguments.x = in[kX];
-    arguments.weight = in[kWeight];
-    arguments.bias = in[kBias];
+    arguments.x = in[mType.x];
+    arguments.weight = in[mType.weight];
+    arguments.bias = in[mType.bias];
     arguments.epsilon = mAttributes.epsilon;
     return arguments;
   }
 
   bool launchScores(void const* const* in, void* scores, cudaStream_t stream) const {
     std::int64_t const groups = mTokens / kGroup;
-    if (mPack.selection == Pack::Selection::variance) {
+    if (mType.selection == Selection::variance) {
       auto arguments = normalising<ScoreArguments>(in);
       arguments.scores = scores;
       arguments.num_all = narrow(groups);
       return mScore.launch(stream, ceilDivide(groups, mScore.block()), mBatch, arguments);
     }
     SobelArguments arguments;
-    arguments.x = in[kX];
-    arguments.perm = in[kPerm];
-    arguments.inv_perm = in[kInvPerm];
+    arguments.x = in[mType.x];
+    arguments.perm = in[mType.perm];
+    arguments.inv_perm = in[mType.inv_perm];
     arguments.scores = scores;
     arguments.num_all = narrow(groups);
     arguments.grid_size = narrow(gridSize(mTokens));
@@ -241,7 +187,7 @@ class RoutedMlpPack final : public Plugin {
     arguments.rows = rows;
     arguments.row_of_token = rowOfToken;
     arguments.num_all = narrow(groups);
-    arguments.num_groups = mAttributes.numGroups;
+    arguments.num_groups = mAttributes.num_groups;
     arguments.num_rows = narrow(mRows);
     return mPackKernel.launch(stream, ceilDivide(groups, mPackKernel.block()), mBatch, arguments);
   }
@@ -258,14 +204,14 @@ class RoutedMlpPack final : public Plugin {
     merge.scores = scores;
     merge.square_scores = squareScores;
     merge.num_squares = narrow(squares);
-    merge.num_merged = mAttributes.numMerged;
+    merge.num_merged = mAttributes.num_merged;
     auto pack = normalising<QuadtreePackArguments>(in);
     pack.scores = scores;
     pack.rows = rows;
     pack.row_of_token = rowOfToken;
     pack.num_squares = narrow(squares);
-    pack.num_groups = mAttributes.numGroups;
-    pack.num_merged = mAttributes.numMerged;
+    pack.num_groups = mAttributes.num_groups;
+    pack.num_merged = mAttributes.num_merged;
     pack.num_rows = narrow(mRows);
     return mQuadtreeScore.launch(stream, ceilDivide(squares, mQuadtreeScore.block()), mBatch, score) &&
            mQuadtreeMerge.launch(stream, ceilDivide(squares, mQuadtreeMerge.block()), mBatch, merge) &&
@@ -277,11 +223,11 @@ class RoutedMlpPack final : public Plugin {
     CUresult const cleared =
         mDriver->memsetD32Async(reinterpret_cast<CUdeviceptr>(rowOfToken), static_cast<unsigned>(mRows), words, stream);
     if (cleared != CUDA_SUCCESS) {
-      logError(std::string(mPack.name) + ": row_of_token was not filled: " + mDriver->describe(cleared));
+      logError(std::string(mType.name) + ": row_of_token was not filled: " + mDriver->describe(cleared));
       return false;
     }
     auto arguments = normalising<GivenArguments>(in);
-    arguments.keep = in[kKeepIndices];
+    arguments.keep = in[mType.keep_indices];
     arguments.keep_stride = narrow(mKeepStride);
     arguments.rows = rows;
     arguments.row_of_token = rowOfToken;
@@ -290,8 +236,8 @@ class RoutedMlpPack final : public Plugin {
     return mGiven.launch(stream, ceilDivide(mRows, mGiven.block()), mBatch, arguments);
   }
 
-  Pack mPack;
-  NodeAttributes mAttributes;
+  RoutedMlpPackType const& mType;
+  RoutedMlpPackAttributes mAttributes;
   // Made by prepare, of one context.
   std::int64_t mBatch{}, mTokens{}, mRows{}, mKeepStride{};
   Driver const* mDriver{};
@@ -308,14 +254,17 @@ class RoutedMlpPack final : public Plugin {
 
 std::vector<std::unique_ptr<IPluginCreatorInterface>> routedMlpPackCreators() {
   std::vector<std::unique_ptr<IPluginCreatorInterface>> creators;
-  for (auto const& pack : kPacks) {
-    creators.push_back(std::make_unique<Creator>(pack.name, fieldsOf(pack), [&pack](Fields& given) -> IPluginV3* {
-      bool const listed = pack.selection == Pack::Selection::given;
-      bool const squares = pack.selection == Pack::Selection::quadtree;
-      float const epsilon = given.positive("epsilon");
-      std::int32_t const groups = given.integer("num_groups", 0, listed ? 0 : INT32_MAX / kGroup);
-      std::int32_t const merged = squares ? given.integer("num_merged", 0, INT32_MAX / kSquare) : 0;
-      return new (std::nothrow) RoutedMlpPack(pack, {epsilon, groups, merged});
+  for (auto const& type : kRoutedMlpPackTypes) {
+    creators.push_back(std::make_unique<Creator>(type, [&type](Fields& given) -> IPluginV3* {
+      RoutedMlpPackAttributes attributes;
+      attributes.epsilon = given.positive("epsilon");
+      // keep_indices says what is computed in full, and only a quadtree has squares.
+      std::int32_t const most = type.selection == Selection::given ? 0 : INT32_MAX / kGroup;
+      attributes.num_groups = given.integer("num_groups", 0, most);
+      if (type.selection == Selection::quadtree) {
+        attributes.num_merged = given.integer("num_merged", 0, INT32_MAX / kSquare);
+      }
+      return new (std::nothrow) RoutedMlpPack(type, attributes);
     }));
   }
   return creators;

@@ -9,80 +9,31 @@ namespace {
 
 using namespace nvinfer1;
 
-constexpr std::int64_t kPatch = 8, kTile = 64;
 constexpr std::int64_t kWindowRows = 256;  //!< slots of a window in whole blocks of up to 256 rows
 constexpr double kLog2E = 1.4426950408889634;
 
-//! What distinguishes one node type from another; NodeAttributes are its fields.
-struct Pattern {
-  char const* name;
-  bool windowed, dense, ranked, diagonal;
-};
-
-constexpr Pattern kPatterns[] = {
-    {"StripeAttention", false, false, false, false},
-    {"StripeAttentionDense", false, true, false, false},
-    {"StripeAttentionDiagonal", false, false, false, true},
-    {"StripeAttentionRanked", false, false, true, true},
-    {"StripeAttentionWindowed", true, false, false, false},
-    {"StripeAttentionWindowedDense", true, true, false, false},
-    {"StripeAttentionWindowedRanked", true, false, true, false},
-};
-
-struct NodeAttributes {
-  std::int32_t numHeads;
-  float scale;
-  std::int32_t latticeOffsets;  //!< how many lattice offsets the keys are; 0 where a table lists them
-};
-
-//! Places of inputs.
-constexpr int kQkv = 0, kRelPosH = 1, kRelPosW = 2, kRelIndex = 3;
-constexpr int kPerm = 4, kInvPerm = 5, kKeys = 6, kTiles = 7, kTileInStripe = 8;  // of the whole image
-constexpr int kQkvBias = 4, kMembers = 5, kWindowedKeys = 7;                      // of windows; 6 is slots
-
-std::vector<Input> inputsOf(Pattern const& pattern) {
-  auto const element = Input::Type::element, index = Input::Type::index;
-  std::vector<Input> inputs{
-      {"qkv", element, 3}, {"rel_pos_h", element, 2}, {"rel_pos_w", element, 2}, {"rel_index", index, 2}};
-  if (pattern.windowed) {
-    inputs.insert(inputs.end(), {{"qkv_bias", element, 1}, {"members", index, 2}, {"slots", index, 1}});
-  } else {
-    inputs.insert(inputs.end(), {{"perm", index, 1}, {"inv_perm", index, 1}});
-  }
-  if (!pattern.dense) {
-    inputs.push_back({"keys", index, pattern.ranked ? 3 : 1});
-  }
-  if (pattern.diagonal) {
-    inputs.insert(inputs.end(), {{"tiles", index, pattern.ranked ? 4 : 2}, {"tile_in_stripe", index, 2}});
-  }
-  return inputs;
-}
-
 class StripeAttention final : public Plugin {
  public:
-  StripeAttention(Pattern const& pattern, NodeAttributes attributes)
-      : Plugin(pattern.name, inputsOf(pattern)), mPattern(pattern), mAttributes(attributes) {}
+  StripeAttention(StripeAttentionType const& type, StripeAttentionAttributes attributes)
+      : Plugin(type), mType(type), mAttributes(attributes) {}
 
   IPluginV3* clone() noexcept override { return new (std::nothrow) StripeAttention(*this); }
 
   std::int32_t getNbOutputs() const noexcept override { return 1; }
 
  protected:
-  std::vector<SavedField> savedFields() const override {
-    return {{"num_heads", PluginFieldType::kINT32, &mAttributes.numHeads},
-            {"scale", PluginFieldType::kFLOAT32, &mAttributes.scale},
-            {"lattice_offsets", PluginFieldType::kINT32, &mAttributes.latticeOffsets}};
-  }
+  void const* attributes() const override { return &mAttributes; }
 
   void outputShapes(DimsExprs const* inputs, DimsExprs* outputs, IExprBuilder& builder) const override {
-    outputs[0] = inputs[kQkv];
-    outputs[0].d[2] = builder.operation(DimensionOperation::kFLOOR_DIV, *inputs[kQkv].d[2], *builder.constant(3));
+    auto const& qkv = inputs[mType.qkv];
+    outputs[0] = qkv;
+    outputs[0].d[2] = builder.operation(DimensionOperation::kFLOOR_DIV, *qkv.d[2], *builder.constant(3));
   }
 
   std::string check(std::vector<Dims> const& in, Element element) const override {
-    std::int64_t const tokens = in[kQkv].d[1], width = in[kQkv].d[2], heads = mAttributes.numHeads;
+    std::int64_t const tokens = in[mType.qkv].d[1], width = in[mType.qkv].d[2], heads = mAttributes.num_heads;
     if (tokens != kGridSize * kGridSize) {
-      return "qkv has shape " + describe(in[kQkv]) + ", but the kernels are for a grid of " +
+      return "qkv has shape " + describe(in[mType.qkv]) + ", but the kernels are for a grid of " +
              std::to_string(kGridSize) + "x" + std::to_string(kGridSize) + " tokens";
     }
     if (width % (3 * heads) != 0 || width == 0) {
@@ -90,34 +41,17 @@ class StripeAttention final : public Plugin {
              " channels, which are not 3 times num_heads = " + std::to_string(heads) + " times a head_dim";
     }
     auto const shape = shapeOf(in);
-    std::vector<Dims> expected{in[kQkv], Dims{2, {2 * shape.side - 1, shape.headDim}},
-                               Dims{2, {2 * shape.side - 1, shape.headDim}}, Dims{2, {shape.side, shape.side}}};
-    if (mPattern.windowed) {
-      Dims const members{2, {in[kMembers].d[0], shape.slots}};
-      expected.insert(expected.end(), {Dims{1, {width}}, members, Dims{1, {tokens}}});
-    } else {
-      expected.insert(expected.end(), {Dims{1, {tokens}}, Dims{1, {tokens}}});
-    }
-    std::int64_t const tables = shape.batch * shape.windows;
-    if (!mPattern.dense) {
-      expected.push_back(mPattern.ranked ? Dims{3, {tables, heads, shape.keys}} : Dims{1, {shape.keys}});
-    }
-    if (mPattern.diagonal) {
-      std::int64_t const tiles = tokens / kTile;
-      expected.push_back(mPattern.ranked ? Dims{4, {tables, heads, tiles, kTile}} : Dims{2, {tiles, kTile}});
-      expected.push_back(Dims{2, {tiles, kTile}});
-    }
-    auto const inputs = inputsOf(mPattern);
+    auto const expected = expectedShapes(in, shape);
     for (std::size_t i = 0; i < in.size(); ++i) {
       if (!std::equal(in[i].d, in[i].d + in[i].nbDims, expected[i].d)) {
-        return std::string(inputs[i].name) + " has shape " + describe(in[i]) + ", not " + describe(expected[i]);
+        return mismatch(mType.inputs[i].name, in[i], describe(expected[i]));
       }
     }
     if (shape.keys < 1 || shape.keys > shape.slots) {
       return "keys lists " + std::to_string(shape.keys) + " of " + std::to_string(shape.slots) + " slots";
     }
-    std::int64_t const offsets = mAttributes.latticeOffsets;
-    if (offsets && (mPattern.windowed || mPattern.ranked || shape.keys != offsets * tokens / kTile)) {
+    std::int64_t const offsets = mAttributes.lattice_offsets;
+    if (offsets && shape.keys != offsets * tokens / kTile) {
       return "lattice_offsets is " + std::to_string(offsets) + ", which " + std::to_string(shape.keys) +
              " keys of this node are not";
     }
@@ -140,7 +74,7 @@ class StripeAttention final : public Plugin {
     return static_cast<std::size_t>(shape.sequences() * rows) * sizeof(float);
   }
 
-  std::string prepare(std::vector<Dims> const& in, Element element) override {
+  std::string prepare(std::vector<Dims> const& in, std::vector<Dims> const&, Element element) override {
     mShape = shapeOf(in);
     std::string why;
     int const width = static_cast<int>(mShape.headDim);
@@ -175,23 +109,47 @@ class StripeAttention final : public Plugin {
   };
 
   Shape shapeOf(std::vector<Dims> const& in) const {
-    std::int64_t const side = mPattern.windowed ? kWindowSize : kGridSize, heads = mAttributes.numHeads;
-    auto const& keys = in[mPattern.dense ? kQkv : mPattern.windowed ? kWindowedKeys : kKeys];
-    return {in[kQkv].d[0],
-            in[kQkv].d[1],
-            in[kQkv].d[2] / 3 / heads,
+    std::int64_t const side = mType.windowed ? kWindowSize : kGridSize, heads = mAttributes.num_heads;
+    auto const& keys = in[mType.dense ? mType.qkv : mType.keys];
+    return {in[mType.qkv].d[0],
+            in[mType.qkv].d[1],
+            in[mType.qkv].d[2] / 3 / heads,
             heads,
             side,
             side * side,
-            mPattern.windowed ? in[kMembers].d[0] : 1,
-            mPattern.dense ? side * side : keys.d[keys.nbDims - 1]};
+            mType.windowed ? in[mType.members].d[0] : 1,
+            mType.dense ? side * side : keys.d[keys.nbDims - 1]};
+  }
+
+  //! What inputs must look like, given what qkv and the number of windows and keys are.
+  std::vector<Dims> expectedShapes(std::vector<Dims> const& in, Shape const& shape) const {
+    std::vector<Dims> expected(in.size());
+    expected[mType.qkv] = in[mType.qkv];
+    expected[mType.rel_pos_h] = expected[mType.rel_pos_w] = Dims{2, {2 * shape.side - 1, shape.headDim}};
+    expected[mType.rel_index] = Dims{2, {shape.side, shape.side}};
+    if (mType.windowed) {
+      expected[mType.qkv_bias] = Dims{1, {in[mType.qkv].d[2]}};
+      expected[mType.members] = Dims{2, {shape.windows, shape.slots}};
+      expected[mType.slots] = Dims{1, {shape.tokens}};
+    } else {
+      expected[mType.perm] = expected[mType.inv_perm] = Dims{1, {shape.tokens}};
+    }
+    std::int64_t const tables = shape.batch * shape.windows, tiles = shape.tokens / kTile;
+    if (!mType.dense) {
+      expected[mType.keys] = mType.ranked ? Dims{3, {tables, shape.heads, shape.keys}} : Dims{1, {shape.keys}};
+    }
+    if (mType.own_tile) {
+      expected[mType.tiles] = mType.ranked ? Dims{4, {tables, shape.heads, tiles, kTile}} : Dims{2, {tiles, kTile}};
+      expected[mType.tile_in_stripe] = Dims{2, {tiles, kTile}};
+    }
+    return expected;
   }
 
   Path path() const {
-    if (mPattern.windowed && mPattern.dense) {
+    if (mType.windowed && mType.dense) {
       return Path::window;
     }
-    return mAttributes.latticeOffsets > 0 ? Path::lattice : Path::listed;
+    return mAttributes.lattice_offsets > 0 ? Path::lattice : Path::listed;
   }
 
   std::vector<char const*> kernelNames() const {
@@ -199,39 +157,39 @@ class StripeAttention final : public Plugin {
       case Path::window:
         return {"window"};
       case Path::lattice:
-        return {"relative_terms", mPattern.diagonal ? "lattice_diagonal" : "lattice"};
+        return {"relative_terms", "lattice"};
       default:
         break;
     }
-    if (mPattern.windowed) {
+    if (mType.windowed) {
       return {"relative_terms_windowed", "listed_windowed"};
     }
-    return {"relative_terms", mPattern.diagonal ? "listed_diagonal" : "listed"};
+    return {"relative_terms", mType.own_tile ? "listed_own_tile" : "listed"};
   }
 
   //! Steps of the smallest regular sub-grid that holds all key rows and columns, as lattice.py has them.
   std::pair<std::int32_t, std::int32_t> steps() const {
-    if (path() != Path::lattice || mPattern.diagonal) {
+    if (path() != Path::lattice) {
       return {1, 1};
     }
     int bits = 0;
-    while ((1 << bits) < mAttributes.latticeOffsets) {
+    while ((1 << bits) < mAttributes.lattice_offsets) {
       ++bits;
     }
     return {kPatch >> ((bits + 1) / 2), kPatch >> (bits / 2)};
   }
 
   std::int64_t windowBlocks() const { return ceilDivide(mShape.slots, mWindow.block()); }
-  std::int32_t heads() const { return mAttributes.numHeads; }
+  std::int32_t heads() const { return mAttributes.num_heads; }
   float scaleInBase2() const { return static_cast<float>(mAttributes.scale * kLog2E); }
 
   bool launchTerms(void const* const* in, void* terms, cudaStream_t stream) const {
     auto const [rowStep, colStep] = steps();
     RelativeTermsArguments arguments;
-    arguments.qkv = in[kQkv];
-    arguments.rel_pos_h = in[kRelPosH];
-    arguments.rel_pos_w = in[kRelPosW];
-    arguments.source = mPattern.windowed ? in[kMembers] : in[kInvPerm];
+    arguments.qkv = in[mType.qkv];
+    arguments.rel_pos_h = in[mType.rel_pos_h];
+    arguments.rel_pos_w = in[mType.rel_pos_w];
+    arguments.source = mType.windowed ? in[mType.members] : in[mType.inv_perm];
     arguments.terms = terms;
     arguments.num_heads = heads();
     arguments.num_sequences = narrow(mShape.windows);
@@ -245,13 +203,12 @@ class StripeAttention final : public Plugin {
   bool launchLattice(void const* const* in, void* out, void const* terms, cudaStream_t stream) const {
     auto const [rowStep, colStep] = steps();
     LatticeAttentionArguments arguments;
-    arguments.qkv = in[kQkv];
+    arguments.qkv = in[mType.qkv];
     arguments.terms = terms;
-    arguments.perm = in[kPerm];
-    arguments.tile_in_stripe = mPattern.diagonal ? in[kTileInStripe] : in[kPerm];
+    arguments.perm = in[mType.perm];
     arguments.out = out;
     arguments.num_heads = heads();
-    arguments.num_offsets = mAttributes.latticeOffsets;
+    arguments.num_offsets = mAttributes.lattice_offsets;
     arguments.row_step = rowStep;
     arguments.col_step = colStep;
     arguments.scale = scaleInBase2();
@@ -260,12 +217,12 @@ class StripeAttention final : public Plugin {
 
   bool launchWindow(void const* const* in, void* out, void* scratch, cudaStream_t stream) const {
     WindowAttentionArguments arguments;
-    arguments.qkv = in[kQkv];
-    arguments.qkv_bias = in[kQkvBias];
-    arguments.rel_pos_h = in[kRelPosH];
-    arguments.rel_pos_w = in[kRelPosW];
+    arguments.qkv = in[mType.qkv];
+    arguments.qkv_bias = in[mType.qkv_bias];
+    arguments.rel_pos_h = in[mType.rel_pos_h];
+    arguments.rel_pos_w = in[mType.rel_pos_w];
     arguments.scratch = scratch;
-    arguments.members = in[kMembers];
+    arguments.members = in[mType.members];
     arguments.out = out;
     arguments.num_heads = heads();
     arguments.num_windows = narrow(mShape.windows);
@@ -276,30 +233,30 @@ class StripeAttention final : public Plugin {
   }
 
   bool launchListed(void const* const* in, void* out, void const* terms, cudaStream_t stream) const {
-    void const* const unused = in[kRelIndex];
-    bool const windowed = mPattern.windowed, ranked = mPattern.ranked;
+    void const* const unused = in[mType.rel_index];
+    bool const windowed = mType.windowed, ranked = mType.ranked;
     ListedAttentionArguments arguments;
-    arguments.qkv = in[kQkv];
-    arguments.qkv_bias = windowed ? in[kQkvBias] : unused;
+    arguments.qkv = in[mType.qkv];
+    arguments.qkv_bias = windowed ? in[mType.qkv_bias] : unused;
     arguments.terms = terms;
-    arguments.perm = windowed ? unused : in[kPerm];
-    arguments.source = windowed ? in[kMembers] : in[kInvPerm];
-    arguments.keys = in[windowed ? kWindowedKeys : kKeys];
-    arguments.tiles = mPattern.diagonal ? in[kTiles] : unused;
-    arguments.tile_in_stripe = mPattern.diagonal ? in[kTileInStripe] : unused;
+    arguments.perm = windowed ? unused : in[mType.perm];
+    arguments.source = windowed ? in[mType.members] : in[mType.inv_perm];
+    arguments.keys = in[mType.keys];
+    arguments.tiles = mType.own_tile ? in[mType.tiles] : unused;
+    arguments.tile_in_stripe = mType.own_tile ? in[mType.tile_in_stripe] : unused;
     arguments.out = out;
     arguments.num_heads = heads();
     arguments.num_sequences = narrow(mShape.windows);
     arguments.num_tokens = narrow(mShape.tokens);
     arguments.num_keys = narrow(mShape.keys);
     arguments.keys_stride = ranked ? narrow(mShape.keys) : 0;
-    arguments.tiles_stride = ranked && mPattern.diagonal ? narrow(mShape.slots) : 0;
+    arguments.tiles_stride = ranked && mType.own_tile ? narrow(mShape.slots) : 0;
     arguments.scale = scaleInBase2();
     return mListed.launch(stream, ceilDivide(mShape.slots, mListed.block()) * mShape.sequences(), 1, arguments);
   }
 
-  Pattern mPattern;
-  NodeAttributes mAttributes;
+  StripeAttentionType const& mType;
+  StripeAttentionAttributes mAttributes;
   // Made by prepare, of one context.
   Shape mShape{};
   TypedKernel<RelativeTermsArguments> mTerms;
@@ -313,20 +270,17 @@ constexpr std::int32_t kMostHeads = 1024;
 }  // namespace
 
 std::vector<std::unique_ptr<IPluginCreatorInterface>> attentionCreators() {
-  std::vector<FieldName> const fields{{"num_heads", PluginFieldType::kINT32},
-                                      {"scale", PluginFieldType::kFLOAT32},
-                                      {"lattice_offsets", PluginFieldType::kINT32}};
   std::vector<std::unique_ptr<IPluginCreatorInterface>> creators;
-  for (auto const& pattern : kPatterns) {
-    creators.push_back(std::make_unique<Creator>(pattern.name, fields, [&pattern](Fields& given) -> IPluginV3* {
-      NodeAttributes attributes{};
-      attributes.numHeads = given.integer("num_heads", 1, kMostHeads);
+  for (auto const& type : kStripeAttentionTypes) {
+    creators.push_back(std::make_unique<Creator>(type, [&type](Fields& given) -> IPluginV3* {
+      StripeAttentionAttributes attributes;
+      attributes.num_heads = given.integer("num_heads", 1, kMostHeads);
       attributes.scale = given.positive("scale");
-      // Dense attention over the whole image is the full lattice; a window has none.
-      bool const whole = pattern.dense && !pattern.windowed;
-      bool const lattice = !pattern.windowed && !pattern.ranked;
-      attributes.latticeOffsets = given.integer("lattice_offsets", whole ? kTile : 0, lattice ? kTile : 0);
-      return new (std::nothrow) StripeAttention(pattern, attributes);
+      // Dense attention over the whole image is the full lattice; windows and the other orders have none.
+      bool const whole = type.dense && !type.windowed;
+      bool const lattice = !type.windowed && !type.own_tile;
+      attributes.lattice_offsets = given.integer("lattice_offsets", whole ? kTile : 0, lattice ? kTile : 0);
+      return new (std::nothrow) StripeAttention(type, attributes);
     }));
   }
   return creators;

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from ..model.checkpoint import LoadedSam
-from ..model.config import GRID_SIZE, OUT_CHANNELS
+from ..model.config import OUT_CHANNELS
 from ..model.decoder import LOW_RES, SamDecoder
+from ..ops.geometry import GRID_SIZE
 from .encoder import HQ_OUTPUT, OUTPUT, model_metadata
 from .metadata import PREPROCESSING
 from .writer import DTYPES, export_module

@@ -55,17 +55,16 @@ def _power_of_two(width: int) -> int:
 
 POWERS = (1, 2, 4, 8)
 ATTENTION = Grid((64, 128), (4, 8), (1, 2, 3, 4), lambda head_dim: head_dim + 64)  # results and scores of one tile
-DIAGONAL = replace(ATTENTION, blocks=(64,))  # a block is the query's own tile
+OWN_TILE = replace(ATTENTION, blocks=(64,))  # a block is the query's own tile
 GROUPS = Grid(POWERS, POWERS, (1,), lambda embed_dim: 4 * _power_of_two(embed_dim))  # no loop that loads the stream
 ROWS = replace(GROUPS, values=_power_of_two)
 GRIDS: dict[str, Grid] = {
     # one line of the grid, whatever the block: a 64 x 64 product; no loop
     "stripe_attention.relative_terms": Grid((1,), POWERS, (1,), lambda head_dim: 64 * 64),
     "stripe_attention.lattice": ATTENTION,
-    "stripe_attention.lattice_diagonal": DIAGONAL,
     "stripe_attention.window": ATTENTION,
     "stripe_attention.listed": ATTENTION,
-    "stripe_attention.listed_diagonal": DIAGONAL,
+    "stripe_attention.listed_own_tile": OWN_TILE,
     "routed_mlp.score": GROUPS,
     # 256 channels at a time: four sums, and the twelve rows of one step
     "routed_mlp.sobel": replace(GROUPS, values=lambda embed_dim: 16 * min(256, _power_of_two(embed_dim))),

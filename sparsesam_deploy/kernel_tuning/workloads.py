@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..model import density, order
 from ..model.attention import key_tables
-from ..model.config import GRID_SIZE, PRESETS, WINDOW_SIZE, SamConfig, SparsityConfig
+from ..model.config import PRESETS, SamConfig, SparsityConfig
 from ..model.ranking import ranked_sequence
+from ..ops.geometry import GRID_SIZE, GROUP, SQUARE, TILE, WINDOW_SIZE
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from ..ops.stripe_attention import Stripe, stripe_attention
 from ..ops.stripe_attention.kernels.lattice import lattice_steps
@@ -87,12 +88,11 @@ def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workl
     )
 
 
-def _lattice(config: SamConfig, device: torch.device, diagonal: bool) -> Workload:
+def _lattice(config: SamConfig, device: torch.device) -> Workload:
     """A global block of the ``default`` preset's order."""
-    static = key_tables(False, DENSITY, SparsityConfig(diagonal=diagonal))
-    tables = {"keys": static.keys, "tiles": static.tiles, "tile_in_stripe": static.tile_in_stripe}
-    tables = {name: _table(table, device) for name, table in tables.items() if table is not None}
-    return _attention(config, device, Stripe(**global_tables(device), **tables, lattice_offsets=static.lattice_offsets))
+    static = key_tables(False, DENSITY, SparsityConfig())
+    stripe = Stripe(**global_tables(device), keys=_table(static.keys, device), lattice_offsets=static.lattice_offsets)
+    return _attention(config, device, stripe)
 
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
@@ -101,7 +101,7 @@ def _window(config: SamConfig, device: torch.device) -> Workload:
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
-    """A block of the ``paper`` preset, where each head has a ranking of its own; global ones have the diagonal."""
+    """A block of the ``paper`` preset, each head with a ranking of its own; queries of a global one see their tile."""
     static = key_tables(windowed, DENSITY, PRESETS["paper"])
     groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(GRID_SIZE**2)
     tables = window_tables(device) if windowed else global_tables(device)
@@ -110,7 +110,7 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
     sequence = ranked_sequence(ranking, _table(groups, device))
     stripe = Stripe(**tables, keys=sequence[..., : static.num_keys])
     if static.tiles is not None:
-        own = {"tiles": sequence.unflatten(-1, (-1, order.TILE)), "tile_in_stripe": static.tile_in_stripe}
+        own = {"tiles": sequence.unflatten(-1, (-1, TILE)), "tile_in_stripe": static.tile_in_stripe}
         stripe = replace(stripe, tiles=own["tiles"], tile_in_stripe=_table(own["tile_in_stripe"], device))
     return _attention(config, device, stripe)
 
@@ -132,8 +132,8 @@ def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
 
 def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A residual stream, some cells of which vary more than others, and the parameters of its norm."""
-    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // order.GROUP
-    x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, order.GROUP, channels)
+    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // GROUP
+    x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, GROUP, channels)
     x = x.flatten(1, 2) + 3 * random(1, 1, channels)
     return x.half(), random(channels).half(), random(channels).half()
 
@@ -154,11 +154,11 @@ def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
     if selection == "variance":
         return Route(selection, True, clear_cut(scores, density.shared_groups(DENSITY, num_tokens)))
     num_groups, num_merged = density.shared_quadtree(DENSITY, num_tokens)
-    squares = group_variance(y, order.SQUARE)[0]
+    squares = group_variance(y, SQUARE)[0]
     num_whole = clear_cut(squares, len(squares) - num_merged)
     merged = torch.zeros_like(squares, dtype=torch.bool)
     merged[squares.argsort(descending=True)[num_whole:]] = True
-    unmerged = scores[~merged.repeat_interleave(order.SQUARE // order.GROUP)]
+    unmerged = scores[~merged.repeat_interleave(SQUARE // GROUP)]
     return Route(selection, True, clear_cut(unmerged, num_groups), int(merged.sum()))
 
 
@@ -196,11 +196,10 @@ def _unpack(config: SamConfig, device: torch.device) -> Workload:
 
 WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
     "stripe_attention.relative_terms": _relative_terms,
-    "stripe_attention.lattice": partial(_lattice, diagonal=False),
-    "stripe_attention.lattice_diagonal": partial(_lattice, diagonal=True),
+    "stripe_attention.lattice": _lattice,
     "stripe_attention.window": _window,
     "stripe_attention.listed": partial(_listed, windowed=True),
-    "stripe_attention.listed_diagonal": partial(_listed, windowed=False),
+    "stripe_attention.listed_own_tile": partial(_listed, windowed=False),
     "routed_mlp.score": partial(_pack, selection="variance"),
     "routed_mlp.sobel": partial(_pack, selection="sobel"),
     "routed_mlp.pack": partial(_pack, selection="variance"),

@@ -10,9 +10,10 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
+from ..ops.geometry import GRID_SIZE, TILE, WINDOW_SIZE
 from ..ops.stripe_attention import Stripe, stripe_attention
 from . import density, order
-from .config import GRID_SIZE, WINDOW_SIZE, SparsityConfig
+from .config import SparsityConfig
 from .ranking import group_scores, group_statistics, highest, ranked_sequence
 
 NUM_TOKENS = GRID_SIZE * GRID_SIZE
@@ -34,7 +35,7 @@ class ImageState:
 
 @dataclass(frozen=True)
 class KeyTables:
-    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of the diagonal.
+    """Static part of a stripe: how many keys, which ones where the order fixes them, and the tiles of own-tile orders.
 
     ``lattice_offsets`` says how many offsets of the lattice the keys are, in a global block of that order or dense.
     """
@@ -47,27 +48,27 @@ class KeyTables:
 
 
 def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfig) -> KeyTables:
-    """The stripe of one block by algorithm.md section 3; dense (no tables) at density 1."""
+    """The stripe of one block; dense (no tables) at density 1.
+
+    A stripe is a prefix of the order's sequence: of lattice offsets (``lattice``), or of member 0 of every 2x2 group,
+    then member 1 and so on (all windows and the other two orders, whose global blocks also attend to their own tile).
+    """
     num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
     if attention_density == 1:
-        return KeyTables(num_tokens, lattice_offsets=None if windowed else order.TILE)
+        return KeyTables(num_tokens, lattice_offsets=None if windowed else TILE)
     if windowed:
         sequence = order.interleave(order.window_groups(WINDOW_SIZE))
         num_keys = density.window_stripe_tokens(attention_density, num_tokens)
         return KeyTables(num_keys, sequence[:num_keys])
     if sparsity.order == "lattice":
-        sequence, tiles = order.lattice_sequence(num_tokens), np.arange(num_tokens).reshape(-1, order.TILE)
-        offsets = density.lattice_stripe_offsets(attention_density, False)
-        num_keys = offsets * num_tokens // order.TILE
-    else:
-        sequence = order.interleave(order.z_groups(num_tokens))
-        tiles = sequence.reshape(-1, order.TILE)
-        offsets = None
-        num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * order.TILE
+        offsets = density.lattice_stripe_offsets(attention_density)
+        num_keys = offsets * num_tokens // TILE
+        return KeyTables(num_keys, order.lattice_sequence(num_tokens)[:num_keys], lattice_offsets=offsets)
+    sequence = order.interleave(order.z_groups(num_tokens))
+    tiles = sequence.reshape(-1, TILE)
+    num_keys = density.sequence_stripe_tiles(attention_density, num_tokens) * TILE
     keys = sequence[:num_keys]
-    if sparsity.order == "lattice":
-        return KeyTables(num_keys, keys, lattice_offsets=offsets)
-    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys), offsets)
+    return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
 
 
 class SparseAttention(nn.Module):
@@ -117,7 +118,7 @@ class SparseAttention(nn.Module):
         """(query, key) pairs computed / all pairs; a key in both stripe and tile counts once."""
         pairs = self.num_tokens * self.static.num_keys
         if self.static.tiles is not None:
-            pairs += order.TILE * int((self.static.tile_in_stripe == 0).sum())
+            pairs += TILE * int((self.static.tile_in_stripe == 0).sum())
         return pairs / self.num_tokens**2
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
@@ -133,7 +134,7 @@ class SparseAttention(nn.Module):
             sequence = ranked_sequence(state.decisions[self.ranking_name], self.groups)
             tables["keys"] = sequence[..., : self.static.num_keys]
             if self.static.tiles is not None:
-                tables["tiles"] = sequence.unflatten(-1, (-1, order.TILE))
+                tables["tiles"] = sequence.unflatten(-1, (-1, TILE))
         stripe = Stripe(**tables, lattice_offsets=self.static.lattice_offsets)
         parameters = self.qkv.bias, self.rel_pos_h, self.rel_pos_w
         return stripe_attention(qkv, *parameters, stripe, self.num_heads, self.backend)

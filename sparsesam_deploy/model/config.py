@@ -9,20 +9,19 @@ from pydantic import ConfigDict, Field
 
 from ..declaration import CLOSED, check_settings, settings_of
 from ..errors import DensityError
+from ..ops.geometry import GRID_SIZE
+from ..ops.routing import ROUTING_RULES, Routing
 
 Order = Literal["lattice", "interleaved", "ranked"]
-Routing = Literal["share-variance", "share-quadtree", "skip-sobel", "skip-static", "skip-group-rank"]
 WindowedRouting = Literal["stripe", "share-variance"]
 Gelu = Literal["erf", "tanh"]
 ORDERS: tuple[str, ...] = get_args(Order)
-ROUTINGS: tuple[str, ...] = get_args(Routing)
+ROUTINGS: tuple[str, ...] = tuple(ROUTING_RULES)
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-IMAGE_SIZE = 1024
 PATCH_SIZE = 16
-GRID_SIZE = IMAGE_SIZE // PATCH_SIZE
-WINDOW_SIZE = 14
+IMAGE_SIZE = GRID_SIZE * PATCH_SIZE
 OUT_CHANNELS = 256
 
 
@@ -77,7 +76,8 @@ class SparsityConfig:
 
     A density is a share of the work in (0, 1], one number for all blocks or a tuple with one number for each block;
     1 is the dense SAM exactly. Where rows are skipped, one ``mlp_density`` is that of `SamConfig.routed_blocks`, as in
-    the released code, and the other blocks stay dense.
+    the released code, and the other blocks stay dense. In the ``interleaved`` and ``ranked`` orders a query of a
+    global block also attends to its own tile.
 
     ``windowed_routing`` says what ``windowed_density`` is a share of in windowed blocks: ``stripe``, of the keys;
     ``share-variance``, of the rows that go through qkv and proj, where every token still attends to its whole window.
@@ -112,7 +112,7 @@ class SparsityConfig:
     @property
     def shares_rows(self) -> bool:
         """Whether unselected tokens share their group's mean row (``share``) or pass through unchanged (``skip``)."""
-        return self.routing.startswith("share-")
+        return ROUTING_RULES[self.routing].share
 
     def for_block(self, name: str, index: int, depth: int) -> float:
         """The density called ``name`` in block ``index`` of ``depth`` blocks."""
@@ -154,9 +154,9 @@ class SparsityConfig:
         if not self.shares_rows and isinstance(self.mlp_density, (int, float)):
             densities = tuple(density if i in config.routed_blocks else 1.0 for i, density in enumerate(densities))
         first = min(config.global_blocks)
-        if self.routing == "skip-group-rank" and min(densities[:first], default=1.0) < 1:
+        if ROUTING_RULES[self.routing].by_ranking and min(densities[:first], default=1.0) < 1:
             raise DensityError(
-                f"mlp_density is below 1 in a block before {first}, where skip-group-rank has no ranking yet; "
+                f"mlp_density is below 1 in a block before {first}, where {self.routing} has no ranking yet; "
                 f"give 1 for the first {first} blocks or another routing."
             )
         return densities

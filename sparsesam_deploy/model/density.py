@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 
 from ..errors import DensityError
-from .order import GROUP, SQUARE, TILE
+from ..ops.geometry import GROUP, SQUARE, TILE
+from ..ops.routing import RoutingRule
 
 
 def _round(x: float) -> int:
     return math.floor(x + 0.5)
 
 
-def lattice_stripe_offsets(density: float, diagonal: bool) -> int:
-    """Number of patch offsets in the lattice stripe; with ``diagonal`` one is given up for the query's own patch."""
-    offsets = _round(TILE * density) - int(diagonal and density < 1)
+def lattice_stripe_offsets(density: float) -> int:
+    """Number of patch offsets in the lattice stripe."""
+    offsets = _round(TILE * density)
     if offsets < 1:
-        least = (1.5 if diagonal else 0.5) / TILE
         raise DensityError(
-            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(least * 1e4) / 1e4:g}."
+            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(0.5 / TILE * 1e4) / 1e4:g}."
         )
     return offsets
 
@@ -35,6 +35,21 @@ def window_stripe_tokens(density: float, num_tokens: int) -> int:
     """Keys that every query of a window attends to: floor(d * tiles) + 1 tiles, the last tile being a short one."""
     tiles = math.floor(density * -(-num_tokens // TILE)) + 1
     return min(tiles * TILE, num_tokens)
+
+
+def routed_counts(rule: RoutingRule, density: float, num_tokens: int) -> tuple[int, int, int]:
+    """What a routed MLP at ``mlp_density`` computes: detailed 2x2 groups, merged 4x4 squares, and given tokens.
+
+    Raises:
+        DensityError: ``density`` leaves nothing to compute, or is less than what sharing comes to.
+    """
+    if rule.selection == "given":
+        return 0, 0, kept_tokens(density, num_tokens, whole_groups=False)
+    if rule.selection == "quadtree":
+        return *shared_quadtree(density, num_tokens), 0
+    if rule.share:
+        return shared_groups(density, num_tokens), 0, 0
+    return kept_tokens(density, num_tokens, whole_groups=True) // GROUP, 0, 0
 
 
 def shared_groups(density: float, num_tokens: int, name: str = "mlp_density") -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .config import FAMILIES, WINDOW_SIZE, SamConfig
+from ..ops.geometry import WINDOW_SIZE
+from .config import FAMILIES, SamConfig
 
 PATCH_EMBED = "image_encoder.patch_embed.proj.weight"
 HQ_TOKEN = "mask_decoder.hf_token.weight"

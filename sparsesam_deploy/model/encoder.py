@@ -11,9 +11,11 @@ from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
+from ..ops.geometry import GRID_SIZE
+from ..ops.routing import ROUTING_RULES
 from . import order
 from .attention import ImageState, SparseAttention
-from .config import GRID_SIZE, Gelu, SamConfig, SparsityConfig
+from .config import Gelu, SamConfig, SparsityConfig
 from .layers import as_layer_norm, convolve
 from .mlp import DenseMlp, RoutedMlp
 from .shared_attention import SharedAttention
@@ -31,7 +33,7 @@ class SparseBlock(nn.Module):
         key_densities, row_densities = sparsity.key_densities(config), sparsity.row_densities(config)
         ranked = sparsity.order == "ranked" and min(key_densities[i] for i in same_kind) < 1
         mlp_densities = sparsity.mlp_densities(config)
-        by_ranking = sparsity.routing == "skip-group-rank" and min(mlp_densities) < 1
+        by_ranking = ROUTING_RULES[sparsity.routing].by_ranking and min(mlp_densities) < 1
         needed = ranked or (by_ranking and not windowed)
         self.norm = block.norm1
         if row_densities[index] < 1:

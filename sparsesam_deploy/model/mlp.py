@@ -8,10 +8,12 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
+from ..ops.geometry import GRID_SIZE, GROUP, SQUARE
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routing import ROUTING_RULES
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
-from .config import GRID_SIZE, Gelu, SparsityConfig
+from .config import Gelu, SparsityConfig
 from .ranking import group_rank_tokens
 
 
@@ -35,7 +37,7 @@ class DenseMlp(nn.Module):
 
 
 class RoutedMlp(DenseMlp):
-    """The MLP on ``mlp_density * N`` packed rows (algorithm.md section 4); ``backend`` packs and unpacks them.
+    """The MLP on ``mlp_density * N`` packed rows; ``backend`` packs and unpacks them.
 
     ``share-quadtree`` is this project's own: `Route` says what it is.
 
@@ -56,32 +58,24 @@ class RoutedMlp(DenseMlp):
         super().__init__(norm, mlp, gelu)
         self.backend = backend
         self.decision_name = f"row_of_token_block_{index:02d}"
-        family, _, score = sparsity.routing.partition("-")
-        self.share, self.by_group_rank = family == "share", score == "group-rank"
-        self.selection = score if score in ("variance", "sobel", "quadtree") else "given"
-        self.num_merged = 0
-        if self.share:
-            if score == "quadtree":
-                self.num_groups, self.num_merged = density.shared_quadtree(mlp_density, NUM_TOKENS)
-            else:
-                self.num_groups = density.shared_groups(mlp_density, NUM_TOKENS)
-            self.num_rows = NUM_TOKENS // order.GROUP + (order.GROUP - 1) * (self.num_groups - self.num_merged)
-        else:
-            self.num_rows = density.kept_tokens(mlp_density, NUM_TOKENS, whole_groups=score == "sobel")
-            self.num_groups = self.num_rows // order.GROUP if score == "sobel" else 0
+        self.rule = ROUTING_RULES[sparsity.routing]
+        self.selection, self.share = self.rule.selection, self.rule.share
+        self.num_groups, self.num_merged, num_given = density.routed_counts(self.rule, mlp_density, NUM_TOKENS)
+        given = self.selection == "given"
+        self.num_rows = num_given if given else self._route().num_rows(NUM_TOKENS)
         self.mlp_rows = self.num_rows / NUM_TOKENS
-        self.num_own_rows = self.num_groups * order.GROUP if self.share else self.num_rows
+        self.num_own_rows = self.num_groups * GROUP if self.share else self.num_rows
         tables = {}
-        if score == "sobel":
+        if self.selection == "sobel":
             tables = {"perm": order.z_order(GRID_SIZE), "inv_perm": order.inverse(order.z_order(GRID_SIZE))}
-        elif score == "static":
+        elif given and not self.rule.by_ranking:
             tables = {"static_indices": order.lattice_sequence(NUM_TOKENS)[None, : self.num_rows]}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table), persistent=False)
 
     def keep_indices(self, state: ImageState) -> Tensor:
         """The tokens to compute where no score of this block decides: (B or 1, num_rows) int32."""
-        if self.by_group_rank:
+        if self.rule.by_ranking:
             return group_rank_tokens(state.decisions[GLOBAL_RANKING], self.num_rows)
         return self.static_indices
 
@@ -92,6 +86,9 @@ class RoutedMlp(DenseMlp):
             tables = {"keep_indices": self.keep_indices(state)}
         elif self.selection == "sobel":
             tables = {"perm": self.perm, "inv_perm": self.inv_perm}
+        return self._route(**tables)
+
+    def _route(self, **tables: Tensor) -> Route:
         return Route(self.selection, self.share, self.num_groups, self.num_merged, **tables)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
@@ -112,11 +109,11 @@ class RoutedMlp(DenseMlp):
             return x.new_zeros(x.shape[:2]).scatter(1, kept, 1.0)
         by_sobel = self.selection == "sobel"
         scores = group_sobel(x, self.perm, self.inv_perm) if by_sobel else group_variance(self.norm(x))
-        return scores.repeat_interleave(order.GROUP, 1)
+        return scores.repeat_interleave(GROUP, 1)
 
     def square_scores(self, x: Tensor) -> Tensor:
         """What ``share-quadtree`` merges 4x4 squares by, (B, N / 16), lowest first."""
-        return group_variance(self.norm(x), order.SQUARE)
+        return group_variance(self.norm(x), SQUARE)
 
 
 def mean_rows(y: Tensor, row_of_token: Tensor, num_rows: int) -> Tensor:

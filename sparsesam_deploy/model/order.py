@@ -1,4 +1,4 @@
-"""Token orders and index tables, all of them constants of the exported graph (algorithm.md sections 2 and 3).
+"""Token orders and index tables, all of them constants of the exported graph.
 
 Every table is an int32 numpy array. ``perm[i]`` is the raster index of position i; ``inv_perm[perm[i]] == i``.
 The residual stream is always in Z-order, so that a 2x2 group is four consecutive rows and a 4x4 square sixteen.
@@ -10,9 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-TILE = 64
-GROUP = 4
-SQUARE = 16
+from ..ops.geometry import GROUP, TILE
 
 
 def _frozen(table: np.ndarray) -> np.ndarray:

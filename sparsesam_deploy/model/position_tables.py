@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from .config import GRID_SIZE, WINDOW_SIZE, SamConfig
+from ..ops.geometry import GRID_SIZE, WINDOW_SIZE
+from .config import SamConfig
 
 _POS_EMBED = "image_encoder.pos_embed"
 

@@ -11,7 +11,8 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from ..errors import InvalidInput
-from .config import GRID_SIZE, OUT_CHANNELS
+from ..ops.geometry import GRID_SIZE
+from .config import OUT_CHANNELS
 from .device_image import resize_longest_side
 from .encoder import SparseSamEncoder
 from .image import check_pixels

@@ -1,4 +1,4 @@
-"""The released code's data-dependent group ranking (algorithm.md section 3a, step 1)."""
+"""The released code's data-dependent group ranking."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from .config import GRID_SIZE, IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, WINDOW_SIZE, SamConfig
+from ..ops.geometry import GRID_SIZE, WINDOW_SIZE
+from .config import IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, SamConfig
 from .mask_decoder_hq import MaskDecoderHQ
 
 

@@ -1,4 +1,4 @@
-"""Windowed attention whose qkv and proj are computed on shared rows (algorithm.md section 8, as measured).
+"""Windowed attention whose qkv and proj are computed on shared rows.
 
 Flat 2x2 cells of norm1(x) share one row of qkv and one of proj; between the two every token attends, with its own place
 in the window, to all tokens of the window. So no key stands for four, the position bias stays exact, padding needs no
@@ -13,6 +13,7 @@ from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
+from ..ops.geometry import GROUP
 from ..ops.routed_mlp import Route, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import NUM_TOKENS, ImageState, SparseAttention
@@ -32,13 +33,16 @@ class SharedAttention(SparseAttention):
     ) -> None:
         super().__init__(attention, True, 1.0, sparsity, False, backend)
         self.decision_name = f"row_of_token_attention_{index:02d}"
-        num_all = NUM_TOKENS // order.GROUP
         self.num_groups = density.shared_groups(row_density, NUM_TOKENS, "windowed_density")
-        self.num_own_rows = self.num_groups * order.GROUP
-        self.num_rows = self.num_own_rows + num_all - self.num_groups
+        self.num_own_rows = self.num_groups * GROUP
+        self.num_rows = self.route().num_rows(NUM_TOKENS)
         self.row_share = self.num_rows / NUM_TOKENS
-        ranks = order.rank_of_row(self.num_groups, num_all)
+        ranks = order.rank_of_row(self.num_groups, NUM_TOKENS // GROUP)
         self.register_buffer("rank_of_row", torch.tensor(ranks), persistent=False)
+
+    def route(self) -> Route:
+        """How this block chooses its rows."""
+        return Route("variance", self.share, self.num_groups)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm, state: ImageState) -> Tensor:
         """The whole half, residual included: Z-ordered stream (B, N, C) and norm1 -> (B, N, C)."""
@@ -48,8 +52,7 @@ class SharedAttention(SparseAttention):
             out = self.over_stripe(take_rows(self.qkv(rows), row_of_token), state)
             update = self.proj(mean_rows(out, row_of_token, self.num_rows))
         else:
-            route = Route("variance", self.share, self.num_groups)
-            rows, row_of_token = routed_mlp_pack(x, norm.weight, norm.bias, norm.eps, route, self.backend)
+            rows, row_of_token = routed_mlp_pack(x, norm.weight, norm.bias, norm.eps, self.route(), self.backend)
             state.decisions[self.decision_name] = row_of_token
             out = self.over_stripe(take_rows(self.qkv(rows), row_of_token), state)
             update = self.proj(self.pool(out, row_of_token))
@@ -57,22 +60,22 @@ class SharedAttention(SparseAttention):
 
     def pool(self, tokens: Tensor, row_of_token: Tensor) -> Tensor:
         """The mean over the tokens of each row, by what `routed_mlp_pack` decided: (B, N, C) -> (B, num_rows, C)."""
-        groups = tokens.unflatten(1, (-1, order.GROUP))
-        first = row_of_token[:, :: order.GROUP]
+        groups = tokens.unflatten(1, (-1, GROUP))
+        first = row_of_token[:, ::GROUP]
         rank = self.rank_of_row.index_select(0, first.flatten()).unflatten(0, tuple(first.shape)).long()
         numbers = torch.arange(rank.shape[1], dtype=torch.int32, device=rank.device).expand_as(rank)
         best_first = torch.zeros_like(numbers).scatter(1, rank, numbers)
         detailed, flat = best_first[:, : self.num_groups], best_first[:, self.num_groups :]
         rows = []
         if detailed.shape[1]:
-            rows.append(take_rows(groups.flatten(2), detailed).unflatten(2, (order.GROUP, -1)).flatten(1, 2))
+            rows.append(take_rows(groups.flatten(2), detailed).unflatten(2, (GROUP, -1)).flatten(1, 2))
         if flat.shape[1]:
             rows.append(take_rows(groups.mean(2), flat))
         return torch.cat(rows, 1)
 
     def token_scores(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """What tokens are chosen by, (B, N), highest first: the score of their group."""
-        return group_variance(norm(x)).repeat_interleave(order.GROUP, 1)
+        return group_variance(norm(x)).repeat_interleave(GROUP, 1)
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import EnvironmentProblem
+from .geometry import GRID_SIZE, WINDOW_SIZE
 from .launch import settings_for
 from .routed_mlp.kernels import pack, quadtree, scores
 from .stripe_attention import Stripe
@@ -26,12 +27,17 @@ from .triton_language import COUNT, INTERPRETED, require_triton
 
 CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPUs that the plugin library carries machine code for."""
-GRID_SIZE, WINDOW_SIZE = 64, 14
-INT32_TABLES = {"perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token"}
-FLOAT32_SCRATCH = {"terms", "scratch", "scores", "square_scores"}
-FLOAT32_SCALARS = {"scale", "log2_e", "epsilon"}
-
-
+ELEMENTS = ("qkv", "qkv_bias", "rel_pos_h", "rel_pos_w", "x", "weight", "bias", "update", "rows", "out")
+INT32_TABLES = ("perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token")
+FLOAT32_SCRATCH = ("terms", "scratch", "scores", "square_scores")
+FLOAT32_SCALARS = ("scale", "log2_e", "epsilon")
+ARGUMENT_TYPES = {
+    **dict.fromkeys(ELEMENTS, "*{element}"),
+    **dict.fromkeys(INT32_TABLES, "*i32"),
+    **dict.fromkeys(FLOAT32_SCRATCH, "*fp32"),
+    **dict.fromkeys(FLOAT32_SCALARS, "fp32"),
+}
+"""What kernels call their arguments, counts aside, and Triton's type of each."""
 LAUNCH_EXTRAS = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
 """What a kernel may ask of its launcher besides a grid and shared memory; ours must ask for none of it."""
 
@@ -85,19 +91,16 @@ def attention_variants(head_dim: int) -> list[Variant]:
     stripe = Stripe(some.expand(GRID_SIZE, 0), perm=some, keys=some)
     stripes = {
         "listed": stripe,
-        "listed_diagonal": replace(stripe, tiles=some),
+        "listed_own_tile": replace(stripe, tiles=some),
         "listed_windowed": Stripe(some.expand(WINDOW_SIZE, 0), keys=some, members=some),
     }
     return [
-        *(
-            Variant(
-                name,
-                f"stripe_attention.{name}",
-                lattice._lattice_attention,
-                head_dim,
-                partial(lattice.lattice_constants, GRID_SIZE, head_dim, diagonal),
-            )
-            for name, diagonal in (("lattice", False), ("lattice_diagonal", True))
+        Variant(
+            "lattice",
+            "stripe_attention.lattice",
+            lattice._lattice_attention,
+            head_dim,
+            partial(lattice.lattice_constants, GRID_SIZE, head_dim),
         ),
         Variant(
             "window",
@@ -206,14 +209,8 @@ def arguments_of(variant: Variant, element: Element) -> dict[str, str]:
 
 
 def _type(name: str, element: Element) -> str:
-    """What an argument of any kernel is, by its name."""
-    if name in INT32_TABLES:
-        return "*i32"
-    if name in FLOAT32_SCRATCH:
-        return "*fp32"
-    if name in FLOAT32_SCALARS:
-        return "fp32"
-    return "i32" if COUNT.fullmatch(name) else f"*{element}"
+    """What an argument of any kernel is, by its name; KeyError for one that `ARGUMENT_TYPES` does not have."""
+    return "i32" if COUNT.fullmatch(name) else ARGUMENT_TYPES[name].format(element=element)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

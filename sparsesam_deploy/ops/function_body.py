@@ -1,12 +1,13 @@
 """Model-local ONNX functions: the portable bodies of the custom nodes, built from standard operators.
 
 TensorRT-RTX, ONNX Runtime and TensorRT without the plugin library expand these; TensorRT with the plugin library
-replaces the node before it looks at the body (tensorrt.md, "ONNX parser: plugin or function body?").
+replaces the node before it looks at the body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import onnx
 from onnx import helper
@@ -18,6 +19,13 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": "", "plugin_version": PLUGIN_VERSION}
 """Without these TensorRT 10.15+ silently prefers the body to a registered plugin."""
 
 _ATTRIBUTE_KIND = {int: ("value_int", onnx.AttributeProto.INT), float: ("value_float", onnx.AttributeProto.FLOAT)}
+
+
+class NodeInput(NamedTuple):
+    """An input of a node: its number of axes, and whether it is an int32 table, not of the graph's type."""
+
+    rank: int
+    index: bool = False
 
 
 class FunctionBody:
@@ -61,7 +69,7 @@ class FunctionBody:
         vectors = [self.ints(p) if isinstance(p, int) else self.Reshape(p, self.ints(1)) for p in parts]
         return self.Concat(*vectors, axis=0)
 
-    def build(self, inputs: Sequence[str], results: Sequence[str], attributes: Sequence[str]) -> onnx.FunctionProto:
+    def build(self, inputs: Sequence[str], results: Sequence[str], attributes: Iterable[str]) -> onnx.FunctionProto:
         """The function, its results renamed ``<name>_out<i>``."""
         outputs = [f"{self.name}_out{i}" for i in range(len(results))]
         for result, output in zip(results, outputs, strict=True):

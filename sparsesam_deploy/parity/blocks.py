@@ -27,9 +27,9 @@ from ..model.attention import ImageState
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
 from ..model.mlp import RoutedMlp
-from ..model.order import GROUP, SQUARE
 from ..model.ranking import group_scores
 from ..model.shared_attention import SharedAttention
+from ..ops.geometry import GROUP, SQUARE
 from .metrics import cosine, max_abs, relative_l2
 from .onnx_runner import OnnxRunner
 from .tolerance import AS_FP32, TOLERANCES

@@ -40,7 +40,7 @@ VARIANTS = {
         for routing in ROUTINGS
     },
     "dense": DENSE,
-    "lattice-diagonal": SparsityConfig(0.25, 1.0, diagonal=True),
+    "interleaved": SparsityConfig(0.25, 1.0, order="interleaved"),
     "windows-static": SparsityConfig(0.25, 1.0, 0.4),
     "windows-shared": SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
     "windows-ranked": SparsityConfig(0.4, 0.96, 0.4, order="ranked", routing="skip-group-rank"),
@@ -79,7 +79,7 @@ def assert_deployable(model: onnx.ModelProto) -> None:
 
 DYNAMIC = (
     "lattice-share-variance",
-    "lattice-diagonal",
+    "interleaved",
     "windows-ranked",
     "windows-static",
     "windows-shared",
@@ -115,9 +115,9 @@ def test_static_batch_of_two(tmp_path: Path):
     (
         "lattice-share-variance",
         "lattice-share-quadtree",
-        "lattice-diagonal",
+        "interleaved",
         "paper",
-        "interleaved-share-sobel",
+        "lattice-skip-sobel",
         "windows-shared",
     ),
 )

@@ -71,6 +71,7 @@ def test_metadata_says_what_was_exported(exported: Exported):
 SPARSITIES = {
     "default": SPARSITY,
     "paper": PRESETS["paper"],
+    "interleaved": SparsityConfig(0.3, 0.5, order="interleaved"),
     "shared-windows": SparsityConfig(0.3, (0.5,) * 4, (0.4, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
 

@@ -18,17 +18,12 @@ CASES = {
     "default-fp16-dynamic": (PRESETS["default"], "fp16", DYNAMIC),
     "default-bf16": (PRESETS["default"], "bf16", STATIC),
     "paper-fp16": (PRESETS["paper"], "fp16", STATIC),
-    "interleaved-share-variance-fp16": (
-        SparsityConfig(0.3, 0.5, order="interleaved", routing="share-variance"),
-        "fp16",
-        STATIC,
-    ),
+    "interleaved-fp16": (SparsityConfig(0.3, 0.5, order="interleaved", routing="skip-sobel"), "fp16", STATIC),
     "quadtree-fp16-dynamic": (
         SparsityConfig(0.25, (1.0, 0.2, 0.53125, 0.999), routing="share-quadtree"),
         "fp16",
         DYNAMIC,
     ),
-    "diagonal-fp16": (SparsityConfig(0.25, 0.5, diagonal=True), "fp16", STATIC),
     "windows-shared-fp16-dynamic": (
         SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
         "fp16",

@@ -99,7 +99,7 @@ def test_candidates(kernel: str, width: int):
             found = [settings(launch) for launch in tuning.candidates(first)]
             assert found[0] == settings(first) and len(set(found)) == len(found) > 2
             assert all(launch.kernel == kernel for launch in tuning.candidates(first))
-    if "diagonal" in kernel:
+    if "own_tile" in kernel:
         assert {block for block, _, _ in found[1:]} == {64}
 
 

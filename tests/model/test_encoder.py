@@ -79,9 +79,6 @@ VARIANTS = {
     "windows-ranked-0.4": SparsityConfig(0.4, 1.0, 0.4, order="ranked"),
     "windows-ranked-0.5": SparsityConfig(0.4, 1.0, 0.5, order="ranked"),
     "windows-only-ranked": SparsityConfig(1.0, 1.0, 0.4, order="ranked"),
-    "diagonal-0.125": SparsityConfig(0.125, 0.4, diagonal=True),
-    "diagonal-0.4": SparsityConfig(0.4, 0.4, diagonal=True),
-    "diagonal-and-one-offset": SparsityConfig(2 / 64, 1.0, diagonal=True),
     "one-offset": SparsityConfig(1 / 64, 1.0),
     "one-tile-ranked": SparsityConfig(1 / 64, 1.0, order="ranked"),
     "almost-dense": SparsityConfig(0.999, 0.999, 0.999, routing="skip-sobel"),
@@ -147,7 +144,7 @@ BATCHED = {
     "default": PRESETS["default"],
     "paper": PRESETS["paper"],
     # In one block: what the rounding of one does to near ties in the next is the batch's own.
-    "share-sobel": SparsityConfig(0.4, (1.0, 1.0, 0.4, 1.0), order="interleaved", routing="share-sobel"),
+    "interleaved": SparsityConfig(0.4, (1.0, 1.0, 0.4, 1.0), order="interleaved"),
     "share-quadtree": SparsityConfig(0.4, 0.3, routing="share-quadtree"),
     "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
     "windows-shared": SparsityConfig(0.4, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
@@ -175,7 +172,7 @@ def test_inputs_tell_variants_apart():
     """No two variants agree on this network and image to within a thousand times the tolerance above."""
     configs = [SparsityConfig(0.4, 0.4, order=order) for order in ORDERS]
     configs += [SparsityConfig(0.4, 0.4, routing=routing) for routing in ROUTINGS[1:]]
-    configs += [VARIANTS[name] for name in ("windows-lattice-0.5", "diagonal-0.4", "windows-ranked-0.4")]
+    configs += [VARIANTS[name] for name in ("windows-lattice-0.5", "windows-ranked-0.4")]
     configs += [VARIANTS[name] for name in ("windows-shared-0.25", "windows-shared-0.5", "blocks-windows-shared")]
     last = [OracleEncoder(small_encoder(), config).block_outputs(noise_image())[-1] for config in configs]
     for one, other in product(range(len(last)), repeat=2):
@@ -205,7 +202,7 @@ def test_how_many_cells_and_squares_a_quadtree_density_means(density, num_groups
 
 REFUSED = {
     "share-below-a-quarter": {"mlp_density": 0.2},
-    "share-sobel-below-a-quarter": {"mlp_density": 0.2499, "routing": "share-sobel"},
+    "share-just-below-a-quarter": {"mlp_density": 0.2499},
     "share-below-a-quarter-in-one-block": {"mlp_density": (1.0, 1.0, 0.2, 1.0)},
     "quadtree-below-its-least": {"mlp_density": 0.156, "routing": "share-quadtree"},
     "quadtree-below-its-least-in-one-block": {"mlp_density": (1.0, 1.0, 0.1, 1.0), "routing": "share-quadtree"},
@@ -216,7 +213,7 @@ REFUSED = {
     },
     "shared-windows-for-three-blocks": {"windowed_density": (0.5,) * 3, "windowed_routing": "share-variance"},
     "lattice-without-an-offset": {"attention_density": 0.001},
-    "diagonal-without-an-offset": {"attention_density": 1 / 64, "diagonal": True},
+    "lattice-with-less-than-half-an-offset": {"attention_density": 0.0078},
     "ranked-without-a-tile": {"attention_density": 0.01, "order": "ranked"},
     "interleaved-without-a-tile": {"attention_density": 0.01, "order": "interleaved"},
     "attention-for-three-blocks": {"attention_density": (0.4, 0.4, 0.4)},

@@ -1,18 +1,23 @@
-"""``plugins/README.md`` says what the plugin library must implement: it and the code must not drift apart."""
+"""``plugins/README.md`` says what the plugin library must implement: it and the operators must not drift apart.
+
+The library's own tables are generated from the operators by ``plugins/node_types.py``.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 from checks.plugin_nodes import PACKS as TRIED
-from sparsesam_deploy.ops.function_body import PLUGIN_ATTRIBUTES
+from checks.plugin_nodes import STRIPES
+from sparsesam_deploy.ops.function_body import PLUGIN_ATTRIBUTES, NodeInput
 from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, UNPACK_INPUTS, Pack
-from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, NODE_INPUTS, PATTERNS
+from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, PATTERNS
 from tests.ops.nodes import FUNCTIONS
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
-SOURCES = README.parent / "src"
 
 
 def table(heading: str) -> list[list[str]]:
@@ -28,32 +33,48 @@ def test_nodes_are_those_of_the_code():
     in_code = {pattern.node_type: (pattern.inputs, ATTRIBUTES, ("out",)) for pattern in PATTERNS}
     in_code |= {pack.node_type: (pack.inputs, pack.attributes, ("rows", "row_of_token")) for pack in PACKS}
     in_code[UNPACK] = (UNPACK_INPUTS, (), ("out",))
-    assert documented == in_code
+    assert documented == {name: tuple(map(tuple, parts)) for name, parts in in_code.items()}
     assert set(documented) == set(FUNCTIONS) and len(documented) == len(rows)
     for name, (_, attributes, outputs) in documented.items():
         assert set(FUNCTIONS[name].attribute) == {*attributes, *PLUGIN_ATTRIBUTES}
         assert len(FUNCTIONS[name].output) == len(outputs)
 
 
-def test_plugins_are_those_of_the_library():
-    """The sources name a plugin for every node of the table and for no other."""
-    sources = "".join(path.read_text() for path in SOURCES.glob("*.cpp"))
-    assert set(re.findall(r'"((?:StripeAttention|RoutedMlp)\w*)"', sources)) == {name for name, *_ in table("Nodes")}
-
-
 def test_what_plugins_are_tried_with_is_what_they_implement():
     tried = {Pack(*form).node_type for form in TRIED.values()}
     assert tried == {name for name, *_ in table("Nodes") if name.startswith("RoutedMlpPack")}
+    assert len(STRIPES) == len(PATTERNS)
 
 
-def test_every_tensor_is_described_once():
-    described = [name for name, *_ in table("Tensors")]
-    used = {name for _, inputs, _, outputs in table("Nodes") for name in (*inputs.split(), *outputs.split())}
-    assert sorted(described) == sorted(used)
-    assert set(NODE_INPUTS) <= used
+def test_every_tensor_is_described_once_with_its_type_and_axes():
+    described = {name: (kind, shape.count(",") + 1) for name, kind, shape, _ in table("Tensors")}
+    in_code = {name: one for pattern in PATTERNS if not pattern.ranked for name, one in pattern.inputs.items()}
+    in_code |= {name: one for pack in PACKS for name, one in pack.inputs.items()} | UNPACK_INPUTS
+    in_code |= {"out": NodeInput(3), "rows": NodeInput(3)}
+    assert described == {name: ("int32" if one.index else "F", one.rank) for name, one in in_code.items()}
+    assert len(described) == len(table("Tensors"))
+
+
+def test_tables_of_ranked_nodes_have_two_more_axes():
+    """As the README says: one for each sequence and one for each head."""
+    for ranked in (pattern for pattern in PATTERNS if pattern.ranked):
+        ranks = {name: one.rank for name, one in ranked.inputs.items() if name in ("keys", "tiles")}
+        assert ranks == ({"keys": 3, "tiles": 4} if ranked.own_tile else {"keys": 3})
 
 
 def test_namespace_and_version_are_as_written():
     assert PLUGIN_ATTRIBUTES == {"plugin_namespace": "", "plugin_version": "1"}
     text = " ".join(README.read_text().split())
     assert '`plugin_namespace=""` and `plugin_version="1"`' in text
+
+
+def test_the_librarys_tables_have_every_node():
+    spec = importlib.util.spec_from_file_location("node_types", README.with_name("node_types.py"))
+    node_types = importlib.util.module_from_spec(spec)
+    sys.modules["node_types"] = node_types  # where its dataclasses look for their annotations
+    spec.loader.exec_module(node_types)
+    found = {node.name: tuple(node.inputs) for family in node_types.families() for node in family.types}
+    assert found == {name: tuple(inputs.split()) for name, inputs, _, _ in table("Nodes")}
+    header = "".join(node_types.node_types_header())
+    assert re.findall(r'^    {{"(\w+)",$', header, re.MULTILINE) == list(found)
+    assert "constexpr std::int64_t kTile = 64;" in header

@@ -14,7 +14,7 @@ from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERAN
 
 BATCH, NUM_HEADS, GRID, WINDOW, TILE = 2, 2, 16, 14, 64
 NUM_TOKENS, NUM_WINDOWS = GRID**2, 4
-STATIC, DENSE, DIAGONAL, RANKED = PATTERNS[:4]
+STATIC, DENSE, INTERLEAVED, RANKED = PATTERNS[:4]
 node_types = pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.node_type)
 head_dims = pytest.mark.parametrize("head_dim", (32, 64, 80), ids="head_dim-{}".format)
 
@@ -66,12 +66,12 @@ def make_case(pattern: Pattern, head_dim: int, dtype: torch.dtype, num_tiles: in
         sequences = BATCH * (NUM_WINDOWS if pattern.windowed else 1)
         order = torch.stack([shuffled(length) for _ in range(sequences * NUM_HEADS)]).view(sequences, NUM_HEADS, length)
         tables["keys"] = order[..., :num_keys]
-        if pattern.diagonal:
+        if pattern.own_tile:
             tables["tiles"] = order.unflatten(2, (-1, TILE))
             tables["tile_in_stripe"] = (torch.arange(length) < num_keys).to(torch.int32).view(-1, TILE)
     elif not pattern.dense:
         tables["keys"] = shuffled(length)[:num_keys]
-        if pattern.diagonal:  # not the order of the stripe: tiles are partly in it, as in the lattice
+        if pattern.own_tile:  # not the order of the stripe: tiles are partly in it
             tables["tiles"] = shuffled(length).view(-1, TILE)
             tables["tile_in_stripe"] = torch.isin(tables["tiles"], tables["keys"]).to(torch.int32)
     rel_pos = [random(2 * size - 1, head_dim) / head_dim**0.5 for _ in "hw"]
@@ -124,13 +124,13 @@ def test_reference_is_masked_attention(pattern: Pattern, head_dim: int, dtype: s
 
 
 @pytest.mark.parametrize("num_tiles", (1, 4), ids="tiles-{}".format)
-@pytest.mark.parametrize("pattern", (STATIC, DIAGONAL, RANKED), ids=lambda pattern: pattern.node_type)
+@pytest.mark.parametrize("pattern", (STATIC, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
 def test_one_tile_and_all_tiles(pattern: Pattern, num_tiles: int):
     case = make_case(pattern, 32, torch.float32, num_tiles)
     assert relative_error(case.run(), masked_attention(case)) <= REFERENCE_TOLERANCE["fp32"]
 
 
-@pytest.mark.parametrize("pattern", (STATIC, DIAGONAL, RANKED), ids=lambda pattern: pattern.node_type)
+@pytest.mark.parametrize("pattern", (STATIC, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
 def test_stripe_of_all_keys_is_dense(pattern: Pattern):
     case = make_case(pattern, 32, torch.float32, num_tiles=4)
     tables = {name: getattr(case.stripe, name) for name in ("rel_index", "perm", "inv_perm")}
@@ -148,7 +148,7 @@ def test_body_is_the_reference(pattern: Pattern, head_dim: int, dtype: str):
     assert relative_error(out, case.run()) <= BODY_TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("pattern", (STATIC, DENSE, DIAGONAL, RANKED), ids=lambda pattern: pattern.node_type)
+@pytest.mark.parametrize("pattern", (STATIC, DENSE, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
 def test_large_scores_stay_finite_in_fp16(pattern: Pattern):
     """Scores beyond what exp takes, and a bias as large: both softmaxes are of differences from the maximum."""
     case = make_case(pattern, 64, torch.float16)

@@ -19,7 +19,7 @@ from tests.ops.test_stripe_attention import NUM_HEADS, Case, make_case, masked_a
 from tests.oracle import bit_reversed_offsets, morton_code, z_curve
 
 GRID = 32
-STATIC, DENSE, DIAGONAL, RANKED, *WINDOWED = PATTERNS
+STATIC, DENSE, INTERLEAVED, RANKED, *WINDOWED = PATTERNS
 WINDOWED_DENSE = next(pattern for pattern in WINDOWED if pattern.dense)
 HEAD_DIMS = (32, 48, 64, 80, 96, 128)
 by_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.node_type)
@@ -39,23 +39,19 @@ def run(case: Case, num_heads: int = NUM_HEADS) -> Tensor:
     return stripe_attention(*tensors, Stripe(**tables), num_heads, backend="triton").cpu()
 
 
-def lattice_case(
-    num_offsets: int, head_dim: int, dtype: torch.dtype, diagonal: bool = False, batch: int = 1, num_heads: int = 1
-) -> Case:
-    """The lattice on a 32x32 grid, its tables written from the specification alone."""
+def lattice_case(num_offsets: int, head_dim: int, dtype: torch.dtype, batch: int = 1, num_heads: int = 1) -> Case:
+    """The lattice on a 32x32 grid, its tables made by the oracle."""
     generator = torch.Generator().manual_seed(num_offsets)
     perm = z_curve(GRID).to(torch.int32)
     coordinate = torch.arange(GRID, dtype=torch.int32)
-    tiles = torch.arange(GRID**2, dtype=torch.int32).view(-1, 64)
-    keys = torch.cat([tiles[:, offset] for offset in bit_reversed_offsets(num_offsets)])
-    diagonals = {"tiles": tiles, "tile_in_stripe": torch.isin(tiles, keys).to(torch.int32)} if diagonal else {}
+    patches = torch.arange(GRID**2, dtype=torch.int32).view(-1, 64)
+    keys = torch.cat([patches[:, offset] for offset in bit_reversed_offsets(num_offsets)])
     stripe = Stripe(
         coordinate[:, None] - coordinate[None, :] + GRID - 1,
         perm,
         perm.argsort().to(torch.int32),
         keys=keys if num_offsets < 64 else None,
         lattice_offsets=num_offsets,
-        **diagonals,
     )
 
     def random(*shape: int) -> Tensor:
@@ -90,12 +86,9 @@ def test_other_kernels_of_more_head_dims_and_dtypes(head_dim: int, dtype: str, p
     assert relative_error(run(case), masked_attention(case)) <= KERNEL_TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("diagonal", (False, True), ids=("stripe", "diagonal"))
 @pytest.mark.parametrize("num_offsets", (1, 2, 5, 26, 63, 64))
-def test_lattice_densities(num_offsets: int, diagonal: bool):
-    if diagonal and num_offsets == 64:
-        pytest.skip("dense attention has no diagonal")
-    case = lattice_case(num_offsets, 32, torch.float32, diagonal)
+def test_lattice_densities(num_offsets: int):
+    case = lattice_case(num_offsets, 32, torch.float32)
     assert relative_error(run(case, 1), masked_attention(case, 1)) <= KERNEL_TOLERANCE["fp32"]
 
 
@@ -132,8 +125,8 @@ def test_lattice_positions_on_the_real_grid_exhaustively():
         terms = torch.randn(grid // row_step + grid // col_step, num_tokens, generator=generator)
         out = torch.full((1, num_tokens, head_dim), float("nan"), device=DEVICE)
         launch = lattice._lattice_attention[(1,)]
-        tables = (qkv, terms.to(DEVICE), perm.to(torch.int32).to(DEVICE), perm.to(DEVICE), out)
-        constants = lattice.lattice_constants(grid, head_dim, False, block)
+        tables = (qkv, terms.to(DEVICE), perm.to(torch.int32).to(DEVICE), out)
+        constants = lattice.lattice_constants(grid, head_dim, block)
         launch(*tables, 1, num_offsets, row_step, col_step, 1.0, **constants, PRECISION="ieee", num_warps=4)
 
         patches = torch.arange(0, num_tokens, 64)
@@ -149,7 +142,7 @@ def test_lattice_positions_on_the_real_grid_exhaustively():
 
 
 def test_morton_codes_are_exact():
-    """`spread_bits` interleaves coordinates as the specification's Morton code does, up to 256x256."""
+    """`spread_bits` interleaves coordinates as the oracle's Morton code does, up to 256x256."""
     if DEVICE.type == "cuda":
         pytest.skip("calls a device function from the host, which only the interpreter can")
     tl = triton_language.tl

@@ -18,7 +18,7 @@ from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
-from sparsesam_deploy.model.order import GROUP
+from sparsesam_deploy.ops.geometry import GROUP
 from sparsesam_deploy.parity.blocks import (
     EncoderCheck,
     EncoderParity,

@@ -41,7 +41,7 @@ def test_both_majors_compile(headers, build):
         for line in (build / "CMakeCache.txt").read_text().splitlines()
         if line.startswith("CUDAToolkit_BIN_DIR")
     )
-    includes = [f"-I{build / 'kernels'}", f"-isystem{Path(cuda).parent / 'include'}"]
+    includes = [f"-I{build / 'kernels'}", f"-I{PLUGINS / 'src'}", f"-isystem{Path(cuda).parent / 'include'}"]
     for folder in folders:
         for source in (*PLUGINS.glob("src/*.cpp"), *PLUGINS.glob("shim/*.cpp")):
             command = [

@@ -12,8 +12,9 @@ import pytest
 from onnx import helper
 
 from checks.plugin_host import LIBRARY
-from sparsesam_deploy.model.config import GRID_SIZE, PRESETS, SparsityConfig
+from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.ops.function_body import DOMAIN
+from sparsesam_deploy.ops.geometry import GRID_SIZE
 from tests.export.models import export
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, whose parser this test asks, is not installed")

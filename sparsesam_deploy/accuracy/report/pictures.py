@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.ndimage import binary_erosion
 
-from ...model.config import GRID_SIZE
+from ...ops.geometry import GRID_SIZE
 
 LONGEST_SIDE = 640
 THUMBNAIL_SIDE = 384

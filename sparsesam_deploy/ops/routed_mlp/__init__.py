@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ..backend import Backend
 from . import reference, triton
-from .reference import Route, group_sobel, group_variance
+from .reference import group_sobel, group_variance
+from .route import Route
 
 __all__ = ["Route", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
 

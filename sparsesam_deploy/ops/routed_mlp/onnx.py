@@ -9,18 +9,20 @@ import torch
 from onnx import AttributeProto, TensorProto
 from torch import Tensor
 
-from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
+from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
+from ..geometry import GROUP, SQUARE
+from ..routing import ROUTING_RULES, Selection
+from .route import Route
 
-PACK_ATTRIBUTES = ("epsilon", "num_groups")
-GROUP = 4
-SQUARE = 16
+PACK_ATTRIBUTES = {"epsilon": float, "num_groups": int, "num_merged": int}
+"""By name, the last for ``quadtree`` alone."""
 
 
 @dataclass(frozen=True)
 class Pack:
     """What distinguishes one pack node type from another."""
 
-    selection: str
+    selection: Selection
     share: bool
 
     @property
@@ -28,41 +30,35 @@ class Pack:
         return "RoutedMlpPack" + ("Share" if self.share else "Skip") + self.selection.capitalize()
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        tables = {"sobel": ("perm", "inv_perm"), "given": ("keep_indices",)}
-        return ("x", "weight", "bias", *tables.get(self.selection, ()))
+    def inputs(self) -> dict[str, NodeInput]:
+        """By name, in the node's order."""
+        inputs = {"x": NodeInput(3), "weight": NodeInput(1), "bias": NodeInput(1)}
+        if self.selection == "sobel":
+            inputs |= {"perm": NodeInput(1, index=True), "inv_perm": NodeInput(1, index=True)}
+        elif self.selection == "given":
+            inputs |= {"keep_indices": NodeInput(2, index=True)}
+        return inputs
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        return (*PACK_ATTRIBUTES, "num_merged") if self.selection == "quadtree" else PACK_ATTRIBUTES
+        return tuple(name for name in PACK_ATTRIBUTES if name != "num_merged" or self.selection == "quadtree")
 
 
-PACKS = (
-    Pack("variance", True),
-    Pack("sobel", True),
-    Pack("quadtree", True),
-    Pack("sobel", False),
-    Pack("given", False),
-)
+PACKS = tuple(dict.fromkeys(Pack(rule.selection, rule.share) for rule in ROUTING_RULES.values()))
 UNPACK = "RoutedMlpUnpack"
-UNPACK_INPUTS = ("x", "update", "row_of_token")
+UNPACK_INPUTS = {"x": NodeInput(3), "update": NodeInput(3), "row_of_token": NodeInput(2, index=True)}
 
 
-def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route) -> tuple[Tensor, Tensor]:
+def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
     """Emit the pack node for ``route`` into the graph being exported; arguments as in ``routed_mlp_pack``."""
-    from .reference import num_packed_rows
-
     pack = Pack(route.selection, route.share)
     values = {**vars(route), "x": x, "weight": weight, "bias": bias, "epsilon": epsilon}
-    rows = num_packed_rows(
-        x.shape[1], route.selection, route.share, route.num_groups, route.keep_indices, route.num_merged
-    )
     return torch.onnx.ops.symbolic_multi_out(
         f"sparsesam::{pack.node_type}",
         tuple(values[name] for name in pack.inputs),
         attrs={**{name: values[name] for name in pack.attributes}, **PLUGIN_ATTRIBUTES},
         dtypes=(x.dtype, torch.int32),
-        shapes=((x.shape[0], rows, x.shape[2]), (x.shape[0], x.shape[1])),
+        shapes=((x.shape[0], route.num_rows(x.shape[1]), x.shape[2]), (x.shape[0], x.shape[1])),
         version=1,
     )
 

@@ -1,4 +1,4 @@
-"""``sparsesam::routed_mlp_pack`` and ``routed_mlp_unpack`` in plain torch (algorithm.md section 4).
+"""``sparsesam::routed_mlp_pack`` and ``routed_mlp_unpack`` in plain torch.
 
 The cut leaves fc1, GELU and fc2 outside, where TensorRT keeps its own matrix products: pack makes the
 ``mlp_density * N`` rows that go through them, unpack gives each row's update to its token or to its four tokens.
@@ -7,41 +7,13 @@ The cut leaves fc1, GELU and fc2 outside, where TensorRT keeps its own matrix pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..geometry import GROUP, SQUARE
 from .onnx import symbolic_pack, symbolic_unpack
-
-GROUP = 4
-SQUARE = 16
-
-
-@dataclass(frozen=True)
-class Route:
-    """How one routed MLP chooses its rows.
-
-    Attributes:
-        selection: ``variance`` or ``sobel`` rank the 2x2 groups of this block's tokens; ``quadtree`` first ranks
-            the 4x4 squares by variance, and the groups of those that are not merged; ``given`` takes ``keep_indices``.
-        share: whether unselected groups share one mean row each (else they are passed through).
-        num_groups: groups computed in full, for ``variance``, ``sobel`` and ``quadtree``.
-        num_merged: squares of least variance, of equal ones the last, which share one row each, for ``quadtree``; 0 for
-            all others.
-        perm, inv_perm: (N,) raster index of each token and its inverse, for ``sobel``.
-        keep_indices: (B or 1, num_keep) tokens to compute, for ``given``.
-    """
-
-    selection: Literal["variance", "sobel", "quadtree", "given"]
-    share: bool
-    num_groups: int = 0
-    num_merged: int = 0
-    perm: Tensor | None = None
-    inv_perm: Tensor | None = None
-    keep_indices: Tensor | None = None
+from .route import Route
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
@@ -161,21 +133,8 @@ def _ranked(score: Tensor) -> tuple[Tensor, Tensor]:
 @_routed_mlp_pack.register_fake
 def _(x, weight, bias, perm, inv_perm, keep_indices, epsilon, selection, share, num_groups, num_merged):
     batch, num_tokens, channels = x.shape
-    num_rows = num_packed_rows(num_tokens, selection, share, num_groups, keep_indices, num_merged)
-    return (
-        x.new_empty(batch, num_rows, channels),
-        x.new_empty(batch, num_tokens, dtype=torch.int32),
-    )
-
-
-def num_packed_rows(
-    num_tokens: int, selection: str, share: bool, num_groups: int, keep_indices: Tensor | None, num_merged: int = 0
-) -> int:
-    """R: how many rows of ``num_tokens`` go through fc1 and fc2."""
-    if selection == "given":
-        return keep_indices.shape[1]
-    shared = num_tokens // GROUP - num_groups - (GROUP - 1) * num_merged
-    return GROUP * num_groups + (shared if share else 0)
+    num_rows = Route(selection, share, num_groups, num_merged, keep_indices=keep_indices).num_rows(num_tokens)
+    return x.new_empty(batch, num_rows, channels), x.new_empty(batch, num_tokens, dtype=torch.int32)
 
 
 @torch.library.custom_op("sparsesam::routed_mlp_unpack", mutates_args=())

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidInput
+from ..geometry import GROUP, SQUARE
 from ..launch import launch_settings
 from ..triton_language import require_launchable, triton
 from .kernels.pack import RANK_CHUNK, _given_kernel, _pack_kernel, _unpack_kernel
 from .kernels.quadtree import _quadtree_merge_kernel, _quadtree_pack_kernel, _quadtree_score_kernel
 from .kernels.scores import SOBEL_CHANNELS, _score_kernel, _sobel_kernel
-from .reference import GROUP, SQUARE, Route, num_packed_rows
+from .route import Route
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
     _require_counts(num_tokens, route)
     num_groups, num_merged = route.num_groups, route.num_merged
     num_all, num_squares = num_tokens // GROUP, num_tokens // SQUARE
-    num_rows = num_packed_rows(num_tokens, route.selection, route.share, num_groups, None, num_merged)
+    num_rows = route.num_rows(num_tokens)
     rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
     row_of_token = torch.empty((batch, num_tokens), dtype=torch.int32, device=x.device)
     scores = torch.empty((batch, num_all), dtype=torch.float32, device=x.device)

@@ -1,8 +1,8 @@
 """``StripeAttention*`` nodes and their portable bodies.
 
 TensorRT matches functions by name alone, so every structurally different pattern is a node type of its own, put
-together here from the same pieces: ``StripeAttention`` + ``Windowed`` + ``Dense`` | ``Ranked`` | ``Diagonal``.
-The inputs of a node are, in this order and where they apply, the fields of ``NODE_INPUTS``.
+together here from the same pieces: ``StripeAttention`` + ``Windowed`` + ``Dense`` | ``Ranked`` | ``Interleaved``.
+The inputs of a node are, in this order and where they apply, those of ``NODE_INPUTS``.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody
+from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
 
-NODE_INPUTS = (
-    "qkv",
-    "rel_pos_h",
-    "rel_pos_w",
-    "rel_index",
-    "qkv_bias",
-    "members",
-    "slots",
-    "perm",
-    "inv_perm",
-    "keys",
-    "tiles",
-    "tile_in_stripe",
-)
-ATTRIBUTES = ("num_heads", "scale", "lattice_offsets")
+NODE_INPUTS = {
+    "qkv": NodeInput(3),
+    "rel_pos_h": NodeInput(2),
+    "rel_pos_w": NodeInput(2),
+    "rel_index": NodeInput(2, index=True),
+    "qkv_bias": NodeInput(1),
+    "members": NodeInput(2, index=True),
+    "slots": NodeInput(1, index=True),
+    "perm": NodeInput(1, index=True),
+    "inv_perm": NodeInput(1, index=True),
+    "keys": NodeInput(1, index=True),
+    "tiles": NodeInput(2, index=True),
+    "tile_in_stripe": NodeInput(2, index=True),
+}
+ATTRIBUTES = {"num_heads": int, "scale": float, "lattice_offsets": int}
 NOT_A_KEY = -3.0e38
 """Stands in for minus infinity: finite, so that no product with zero can become NaN."""
 
@@ -42,31 +42,35 @@ class Pattern:
     windowed: bool
     dense: bool
     ranked: bool
-    diagonal: bool
+    own_tile: bool
 
     @property
     def node_type(self) -> str:
-        kind = "Dense" if self.dense else "Ranked" if self.ranked else "Diagonal" if self.diagonal else ""
+        kind = "Dense" if self.dense else "Ranked" if self.ranked else "Interleaved" if self.own_tile else ""
         return "StripeAttention" + ("Windowed" if self.windowed else "") + kind
 
     @property
-    def inputs(self) -> tuple[str, ...]:
+    def inputs(self) -> dict[str, NodeInput]:
+        """By name, in the node's order; in ranked nodes every head of every sequence has keys and tiles of its own."""
         absent = {"perm", "inv_perm"} if self.windowed else {"qkv_bias", "members", "slots"}
         if self.dense:
             absent |= {"keys"}
-        if not self.diagonal:
+        if not self.own_tile:
             absent |= {"tiles", "tile_in_stripe"}
-        return tuple(name for name in NODE_INPUTS if name not in absent)
+        inputs = {name: one for name, one in NODE_INPUTS.items() if name not in absent}
+        if self.ranked:
+            inputs |= {name: NodeInput(inputs[name].rank + 2, True) for name in ("keys", "tiles") if name in inputs}
+        return inputs
 
 
 PATTERNS = (
-    Pattern(windowed=False, dense=False, ranked=False, diagonal=False),
-    Pattern(windowed=False, dense=True, ranked=False, diagonal=False),
-    Pattern(windowed=False, dense=False, ranked=False, diagonal=True),
-    Pattern(windowed=False, dense=False, ranked=True, diagonal=True),
-    Pattern(windowed=True, dense=False, ranked=False, diagonal=False),
-    Pattern(windowed=True, dense=True, ranked=False, diagonal=False),
-    Pattern(windowed=True, dense=False, ranked=True, diagonal=False),
+    Pattern(windowed=False, dense=False, ranked=False, own_tile=False),
+    Pattern(windowed=False, dense=True, ranked=False, own_tile=False),
+    Pattern(windowed=False, dense=False, ranked=False, own_tile=True),
+    Pattern(windowed=False, dense=False, ranked=True, own_tile=True),
+    Pattern(windowed=True, dense=False, ranked=False, own_tile=False),
+    Pattern(windowed=True, dense=True, ranked=False, own_tile=False),
+    Pattern(windowed=True, dense=False, ranked=True, own_tile=False),
 )
 
 
@@ -78,7 +82,7 @@ def symbolic_stripe_attention(
         windowed=stripe.members is not None,
         dense=stripe.keys is None,
         ranked=stripe.keys is not None and stripe.keys.dim() > 1,
-        diagonal=stripe.tiles is not None,
+        own_tile=stripe.tiles is not None,
     )
     values = {**vars(stripe), "qkv": qkv, "qkv_bias": qkv_bias, "rel_pos_h": rel_pos_h, "rel_pos_w": rel_pos_w}
     channels = qkv.shape[2] // 3
@@ -114,8 +118,8 @@ class _Body:
         q, k, v = self.heads()
         rel_h, rel_w = self.relative_terms(q)
         scaled = f.Mul(q, f.CastLike(f.attribute("scale", float), q))
-        if self.pattern.diagonal:
-            out = self.with_diagonal(scaled, k, v, rel_h, rel_w)
+        if self.pattern.own_tile:
+            out = self.with_own_tile(scaled, k, v, rel_h, rel_w)
         else:
             k, v, bias = self.shared_keys(k, v, rel_h, rel_w)
             scores = f.Add(self.scores(scaled, k), bias)
@@ -162,11 +166,11 @@ class _Body:
             terms.append(term if self.pattern.windowed else f.Gather(term, self.input["perm"], axis=2))
         return terms[0], terms[1]
 
-    def scores(self, scaled_q: str, k: str) -> str:
-        """Scores in float32, where bias, mask and softmax are."""
+    def scores(self, scaled_q: str, k: str, by_tile: bool = False) -> str:
+        """Scores in float32, where bias, mask and softmax are; ``by_tile``: both have an axis of tiles."""
         f = self.f
-        axes = [0, 1, 2, 4, 3] if self.pattern.diagonal and k.startswith("tile:") else [0, 1, 3, 2]
-        return f.Cast(f.MatMul(scaled_q, f.Transpose(k.removeprefix("tile:"), perm=axes)), to=TensorProto.FLOAT)
+        axes = [0, 1, 2, 4, 3] if by_tile else [0, 1, 3, 2]
+        return f.Cast(f.MatMul(scaled_q, f.Transpose(k, perm=axes)), to=TensorProto.FLOAT)
 
     def shared_keys(self, k: str, v: str, rel_h: str, rel_w: str) -> tuple[str, str, str]:
         """Keys, values and float32 bias of the stripe: (B, num_heads, M, head_dim) twice, (B, num_heads, L, M)."""
@@ -202,7 +206,7 @@ class _Body:
         )
         return f.GatherElements(x, f.Expand(f.Unsqueeze(index, f.ints(5 - axis)), shape), axis=axis)
 
-    def with_diagonal(self, scaled_q: str, k: str, v: str, rel_h: str, rel_w: str) -> str:
+    def with_own_tile(self, scaled_q: str, k: str, v: str, rel_h: str, rel_w: str) -> str:
         """Softmax over the stripe and the query's own tile together, keys that are in both counted once."""
         f, tiles = self.f, self.input["tiles"]
         k_stripe, v_stripe, bias = self.shared_keys(k, v, rel_h, rel_w)
@@ -213,7 +217,7 @@ class _Body:
             return f.Reshape(self.take(x, order, 2), f.Concat(f.ints(0, 0), tile_shape, f.ints(-1), axis=0))
 
         q_tile, k_tile, v_tile = by_tile(scaled_q), by_tile(k), by_tile(v)
-        own = self.scores(q_tile, f"tile:{k_tile}")
+        own = self.scores(q_tile, k_tile, by_tile=True)
         for terms, coordinate in zip((rel_h, rel_w), self.coordinates(tiles), strict=True):
             index = f.Expand(f.Unsqueeze(coordinate, f.ints(-2)), f.Shape(own))
             own = f.Add(own, f.Cast(f.GatherElements(by_tile(terms), index, axis=4), to=TensorProto.FLOAT))

@@ -22,7 +22,7 @@ class Stripe:
         rel_index: (S, S) row of ``rel_pos_h`` / ``rel_pos_w`` for a query and a key coordinate.
         perm, inv_perm: (L,) raster index of each slot and its inverse; ``None`` when slots are in raster order.
         keys: (*, M) slots that every query attends to; ``None`` means all of them.
-        tiles: (*, T, 64) slots by tile, where each query also attends to its own tile; ``None`` means no diagonal.
+        tiles: (*, T, 64) slots by tile, where each query also attends to its own tile; ``None`` means the stripe alone.
         tile_in_stripe: (T, 64) 1 where a slot of ``tiles`` already is in ``keys`` and must not be counted twice.
         members: (num_windows, L) stream position in every window slot, num_tokens for padding; ``None`` = global.
         slots: (num_tokens,) flat window slot of every stream position.
@@ -44,7 +44,7 @@ class Stripe:
 def stripe_attention(
     qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe: Stripe, num_heads: int
 ) -> Tensor:
-    """Attend over the stripe, the diagonal where there is one, and nothing else (algorithm.md section 3).
+    """Attend over the stripe, the own tile where ``stripe`` has tiles, and nothing else.
 
     Args:
         qkv: (B, N, 3 * C) output of the qkv linear layer, tokens in Z-order, any float dtype.
@@ -116,7 +116,7 @@ def _stripe_attention(
         if tiles is None:
             out = scores.softmax(3) @ _take(v, keys, 2)
         else:
-            out = _with_diagonal(q, k, v, scores, _take(v, keys, 2), rel_h, rel_w, row, col, tiles, tile_in_stripe)
+            out = _with_own_tile(q, k, v, scores, _take(v, keys, 2), rel_h, rel_w, row, col, tiles, tile_in_stripe)
     out = out.transpose(1, 2).flatten(2)
     if members is not None:
         out = out.reshape(batch, -1, out.shape[-1])[:, slots]
@@ -146,7 +146,7 @@ def _relative_terms(q: Tensor, table: Tensor, perm: Tensor | None, inv_perm: Ten
     return terms if perm is None else terms.index_select(2, perm)
 
 
-def _with_diagonal(q, k, v, scores, v_stripe, rel_h, rel_w, row, col, tiles, tile_in_stripe) -> Tensor:
+def _with_own_tile(q, k, v, scores, v_stripe, rel_h, rel_w, row, col, tiles, tile_in_stripe) -> Tensor:
     """Softmax over the stripe and the query's own tile together, keys that are in both counted once."""
     shape = (*q.shape[:2], *tiles.shape[-2:])
     order = tiles.flatten(-2)

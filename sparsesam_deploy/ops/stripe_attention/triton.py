@@ -20,7 +20,7 @@ ALIGNMENT = 16
 def stripe_attention(
     qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe: Stripe, num_heads: int
 ) -> Tensor:
-    """Attend over the stripe, the diagonal where there is one, and nothing else; see the reference.
+    """Attend over the stripe, the own tile where ``stripe`` has tiles, and nothing else; see the reference.
 
     Products are float32 sums of the inputs' type, softmax and bias are float32, probabilities are rounded to the
     inputs' type. Allocates the result and float32 scratch for the position terms, `relative_terms`. Never
@@ -43,9 +43,7 @@ def stripe_attention(
     tensors = qkv, rel_pos_h, rel_pos_w
     with torch.cuda.device_of(qkv):  # Triton launches on the current GPU
         if stripe.lattice_offsets is not None:
-            return lattice_attention(
-                *tensors, stripe.perm, stripe.inv_perm, stripe.tile_in_stripe, stripe.lattice_offsets, num_heads
-            )
+            return lattice_attention(*tensors, stripe.perm, stripe.inv_perm, stripe.lattice_offsets, num_heads)
         if stripe.members is not None and stripe.keys is None:
             return window_attention(qkv, qkv_bias, *tensors[1:], stripe.members, num_heads)
         return listed_attention(qkv, qkv_bias, *tensors[1:], stripe, num_heads)

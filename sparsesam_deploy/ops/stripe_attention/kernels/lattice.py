@@ -12,12 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...geometry import PATCH
 from ...launch import launch_settings
 from ...triton_language import jit, kernel, tl
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, line_bias, load_channels, store_channels
-
-PATCH = 8
 
 
 @jit
@@ -94,7 +93,6 @@ def _lattice_attention(
     qkv,
     terms,
     perm,
-    tile_in_stripe,
     out,
     num_heads,
     num_offsets,
@@ -102,7 +100,6 @@ def _lattice_attention(
     col_step,
     scale,
     GRID: tl.constexpr,
-    DIAGONAL: tl.constexpr,
     MAIN: tl.constexpr,
     REST: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -160,20 +157,6 @@ def _lattice_attention(
             PRECISION=PRECISION,
         )
 
-    if DIAGONAL:  # row_step and col_step are 1, and BLOCK_M is one 8x8 patch: the queries are the keys
-        offset = tl.arange(0, BLOCK_M)
-        row_in_patch = (offset >> 1 & 1) | (offset >> 3 & 1) << 1 | (offset >> 5 & 1) << 2
-        col_in_patch = (offset & 1) | (offset >> 2 & 1) << 1 | (offset >> 4 & 1) << 2
-        corner = tl.load(perm + block * BLOCK_M)
-        score = dot_keys(q, q_rest, k_base + query * 3 * channels, MAIN, REST, PRECISION) * scale
-        score += line_bias(row_terms, corner // GRID, num_tokens, row_in_patch, 8)
-        score += line_bias(col_terms, corner % GRID, num_tokens, col_in_patch, 8)
-        counted = tl.load(tile_in_stripe + query) != 0
-        score = tl.where(counted[None, :], float("-inf"), score)
-        peak, total, acc, acc_rest = accumulate(
-            score, v_base + query * 3 * channels, peak, total, acc, acc_rest, MAIN, REST, PRECISION
-        )
-
     rows = out + (image + query) * channels + head * head_dim
     store_channels(rows, acc / total[:, None], acc_rest / total[:, None], MAIN, REST, everywhere)
 
@@ -184,17 +167,15 @@ def lattice_attention(
     rel_pos_w: Tensor,
     perm: Tensor,
     inv_perm: Tensor,
-    tile_in_stripe: Tensor | None,
     num_offsets: int,
     num_heads: int,
 ) -> Tensor:
-    """Attention of every query over the first ``num_offsets`` lattice offsets, and its own patch where asked.
+    """Attention of every query over the first ``num_offsets`` lattice offsets.
 
     Args:
         qkv: (B, N, 3 * C), tokens in Z-order on a square grid whose side is a power of two, 32 or more.
         rel_pos_h, rel_pos_w: (2 * side - 1, head_dim).
         perm, inv_perm: (N,) int32 the Z-order and its inverse.
-        tile_in_stripe: (N / 64, 64) int32 which tokens the stripe has already; ``None`` means no diagonal.
         num_offsets: 1 to 64; 64 is dense attention.
         num_heads: number of heads.
 
@@ -204,18 +185,15 @@ def lattice_attention(
     batch, num_tokens, width = qkv.shape
     grid, channels = int(num_tokens**0.5), width // 3
     head_dim = channels // num_heads
-    diagonal = tile_in_stripe is not None
-    row_step, col_step = (1, 1) if diagonal else lattice_steps(num_offsets)
+    row_step, col_step = lattice_steps(num_offsets)
     terms = relative_terms(qkv, rel_pos_h, rel_pos_w, inv_perm, num_heads, grid, row_step, col_step)
-    setting = "stripe_attention.lattice_diagonal" if diagonal else "stripe_attention.lattice"
-    launch = launch_settings(setting, qkv.device, head_dim)
-    constants = lattice_constants(grid, head_dim, diagonal, launch.block)
+    launch = launch_settings("stripe_attention.lattice", qkv.device, head_dim)
+    constants = lattice_constants(grid, head_dim, launch.block)
     out = torch.empty(batch, num_tokens, channels, dtype=qkv.dtype, device=qkv.device)
     _lattice_attention[(num_tokens // constants["BLOCK_M"] * batch * num_heads,)](
         qkv,
         terms,
         perm,
-        tile_in_stripe if diagonal else perm,
         out,
         num_heads,
         num_offsets,
@@ -229,13 +207,12 @@ def lattice_attention(
     return out
 
 
-def lattice_constants(grid: int, head_dim: int, diagonal: bool, block: int) -> dict[str, object]:
-    """What `_lattice_attention` is compiled for; with the diagonal a block of queries is one patch."""
+def lattice_constants(grid: int, head_dim: int, block: int) -> dict[str, object]:
+    """What `_lattice_attention` is compiled for."""
     return {
         "GRID": grid,
-        "DIAGONAL": diagonal,
         **head_parts(head_dim),
-        "BLOCK_M": PATCH**2 if diagonal else block,
+        "BLOCK_M": block,
         "BLOCK_N": min(64, grid**2 // PATCH**2),
     }
 

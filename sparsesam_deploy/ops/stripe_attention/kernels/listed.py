@@ -1,4 +1,4 @@
-"""Attention over keys that a table lists: any order, static or data-dependent, global or windowed, diagonal or not.
+"""Attention over keys that a table lists: any order, static or data-dependent, global or windowed, own tile or not.
 
 The general path: positions come from index tables and the bias of every score from memory, so it is slower than the
 lattice and window kernels. It computes exactly what the reference does, for any tables.
@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ....errors import InvalidInput
+from ...geometry import TILE
 from ...launch import launch_settings
 from ...triton_language import kernel, tl
 from ..reference import Stripe
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, load_channels, pick_rows, store_channels
-
-TILE = 64
 
 
 @kernel
@@ -48,7 +47,7 @@ def _listed_attention(
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """BLOCK_M slots of one head of one sequence: consecutive ones, or those of one tile of the diagonal."""
+    """BLOCK_M slots of one head of one sequence: consecutive ones, or those of one tile."""
     num_slots: tl.constexpr = SIDE * SIDE
     block = tl.program_id(0) % tl.cdiv(num_slots, BLOCK_M)
     table = tl.program_id(0) // tl.cdiv(num_slots, BLOCK_M)  # sequence by sequence, head by head
@@ -124,7 +123,7 @@ def listed_attention(
     """`stripe_attention` for any `Stripe`, same arguments and result.
 
     Raises:
-        InvalidInput: the diagonal's tiles are not of 64 slots or do not fill the sequence.
+        InvalidInput: the tiles are not of 64 slots or do not fill the sequence.
     """
     batch, num_tokens, width = qkv.shape
     side, windowed = stripe.rel_index.shape[0], stripe.members is not None
@@ -137,7 +136,7 @@ def listed_attention(
             "use backend='reference'."
         )
     terms = relative_terms(qkv, rel_pos_h, rel_pos_w, source, num_heads, side)
-    setting = "stripe_attention.listed" if stripe.tiles is None else "stripe_attention.listed_diagonal"
+    setting = "stripe_attention.listed" if stripe.tiles is None else "stripe_attention.listed_own_tile"
     launch = launch_settings(setting, qkv.device, head_dim)
     constants = listed_constants(stripe, head_dim, launch.block)
     keys, tiles = (None if table is None else table.contiguous() for table in (stripe.keys, stripe.tiles))
@@ -168,7 +167,7 @@ def listed_attention(
 
 
 def listed_constants(stripe: Stripe, head_dim: int, block: int) -> dict[str, object]:
-    """What `_listed_attention` is compiled for; with the diagonal a block of queries is one tile."""
+    """What `_listed_attention` is compiled for; a block of queries is one tile where they attend to their own."""
     return {
         "SIDE": stripe.rel_index.shape[0],
         "HAS_PERM": stripe.perm is not None,

@@ -1,8 +1,8 @@
 """The per-query halves of SAM's decomposed position bias, computed once for all keys on a row or a column.
 
-``bias[q, k] = q . Rh[q_row - k_row + S - 1] + q . Rw[q_col - k_col + S - 1]`` (algorithm.md section 1) needs S numbers
-for rows and S for columns per query. All queries on one grid line share the slice of the table, so each line is one
-small matrix product and nothing has to be shifted.
+``bias[q, k] = q . Rh[q_row - k_row + S - 1] + q . Rw[q_col - k_col + S - 1]``, segment_anything's
+``add_decomposed_rel_pos``, needs S numbers for rows and S for columns per query. All queries on one grid line share the
+slice of the table, so each line is one small matrix product and nothing has to be shifted.
 """
 
 from __future__ import annotations
