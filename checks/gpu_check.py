@@ -197,12 +197,12 @@ def parts(compiled: bool) -> list[Part]:
     pytest_missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
 
     def module(name: str, *options: str) -> tuple[str, ...]:
-        return (python, "-m", f"benchmarks.{name}", *options)
+        return (python, "-m", name, *options)
 
     def encoder(family: str, seconds: float) -> Part:
         options, more = (("--compile",), COMPILE_SECONDS) if compiled else ((), 0)
         name = f"encoder {family}"
-        return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
+        return Part(name, seconds + more, module("benchmarks.encoder_speed", family, *options), judge_benchmark(name))
 
     return [
         Part(
@@ -216,14 +216,14 @@ def parts(compiled: bool) -> list[Part]:
         Part(
             "memory check",
             50,
-            (sanitizer or "", *memory, *module("kernel_smoke")),
+            (sanitizer or "", *memory, *module("checks.kernel_smoke")),
             judge_memory,
             writes_json=False,
             environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # so that a write past a tensor leaves its allocation
             why_not=None if sanitizer else "compute-sanitizer is not on the PATH",
         ),
-        Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
-        Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part("reference", 25, module("checks.engine_checks", "--kind", "reference"), judge_checks("reference")),
+        Part("engines", 30, module("checks.engine_checks", "--kind", "engines"), judge_checks("engines")),
         Part(
             "runtime tests",
             20,
@@ -232,8 +232,8 @@ def parts(compiled: bool) -> list[Part]:
             writes_json=False,
             why_not=pytest_missing,
         ),
-        Part("plugins", 45, module("plugin_checks"), judge_checks("plugins")),
-        Part("attention", 60, module("attention_speed"), judge_benchmark("attention")),
+        Part("plugins", 45, module("checks.plugin_checks"), judge_checks("plugins")),
+        Part("attention", 60, module("benchmarks.attention_speed"), judge_benchmark("attention")),
         encoder("vit_b", 35),
         encoder("vit_l", 40),
         encoder("vit_h", 60),

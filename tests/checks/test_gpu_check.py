@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -94,6 +95,17 @@ def test_a_command_is_stopped_with_its_children_and_stderr_is_kept():
     code = f"{child.replace('input()', 'import time; time.sleep(60)')}"
     end = run_command([sys.executable, "-c", code], 2, {})
     assert end.code is None and end.last == "up" and time.monotonic() - start < 10
+
+
+def test_every_part_runs_something_that_is_there():
+    commands = [part.command for part in gpu_check.parts(compiled=True)]
+    modules = {command[command.index("-m") + 1] for command in commands}
+    assert modules == {"pytest", *(f"benchmarks.{name}_speed" for name in ("attention", "encoder"))} | {
+        f"checks.{name}" for name in ("kernel_smoke", "engine_checks", "plugin_checks")
+    }
+    assert all(importlib.util.find_spec(module) for module in modules)
+    tests = [word for command in commands for word in command if word.startswith("tests/")]
+    assert len(tests) == 5 and all((gpu_check.ROOT / test).is_file() for test in tests)
 
 
 def test_the_interpreter_is_switched_off_in_parts(monkeypatch):
