@@ -106,12 +106,8 @@ class Encoder:
             return self._run(image)
 
     def _checked(self, image: Tensor) -> Tensor:
-        shape, low, high = tuple(image.shape), self.batch.min, self.batch.max
-        if len(shape) != 4 or shape[1:] != SIZES:
-            raise InvalidInput(
-                f"the image has shape {shape}, and (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) is taken; prepare it with "
-                "sparsesam_deploy.model.image.preprocess."
-            )
+        low, high = self.batch.min, self.batch.max
+        check_sizes(tuple(image.shape))
         _check_float32(str(image.dtype).removeprefix("torch."))
         if not low <= len(image) <= high:
             built = f"batch {low}" if low == high else f"batches of {low} to {high}"
@@ -140,6 +136,15 @@ class Encoder:
         start = time.perf_counter()
         self._encode(image)
         return 1000 * (time.perf_counter() - start)
+
+
+def check_sizes(shape: tuple[int, ...]) -> None:
+    """Raise InvalidInput unless ``shape`` is that of a batch of prepared images."""
+    if len(shape) != 4 or shape[1:] != SIZES:
+        raise InvalidInput(
+            f"the image has shape {shape}, and (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) is taken; prepare it with "
+            "sparsesam_deploy.model.image.preprocess."
+        )
 
 
 def _check_float32(dtype: str) -> None:
