@@ -43,6 +43,7 @@ KERNEL_TESTS = (
     "tests/ops/test_stripe_attention_triton.py",
     "tests/ops/test_routed_mlp_triton.py",
     "tests/runtime/test_captured.py",
+    "tests/runtime/test_timing.py",
     "tests/model/test_backend.py",
 )
 RUNTIME_TESTS = "tests/runtime/test_on_a_gpu.py"

@@ -9,7 +9,6 @@ from itertools import product
 from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from ..ops.launch import Launch, compute_capability, forced, launch_settings, re
 from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
 from ..ops.triton_language import INTERPRETED, require_triton
 from ..progress import Advance, Stages
+from ..runtime.timing import Call, graph_replay, milliseconds
 from .report import Machine, Trial, Tuned, TuningReport
 from .workloads import WORKLOADS, Workload, width_of
 
@@ -146,7 +146,7 @@ def problems(models: Sequence[str]) -> dict[tuple[str, int], SamConfig]:
 def tune(
     models: Sequence[str],
     device: torch.device,
-    clock: Callable[[Callable[[], Any]], float],
+    clock: Callable[[Call], float],
     advance: Advance = lambda share, words: None,
 ) -> Iterator[Tuned]:
     """Try all candidates of all kernels. ``clock`` gives the microseconds of one call. Raises as `tune_kernels`."""
@@ -175,7 +175,7 @@ def _current(kernel: str, width: int, device: torch.device) -> Launch:
     return replace(launch, compute_capability=compute_capability(device), width=width)
 
 
-def try_launch(workload: Workload, launch: Launch, clock: Callable[[Callable[[], Any]], float]) -> Trial:
+def try_launch(workload: Workload, launch: Launch, clock: Callable[[Call], float]) -> Trial:
     """Check one candidate against the reference, and time it if it is right."""
     try:
         with forced(launch):
@@ -224,23 +224,14 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return error if error == error else inf
 
 
-def graph_time(run: Callable[[], Any]) -> float:
-    """Microseconds of one call on the GPU, median over replays of a CUDA graph of several calls.
+def graph_time(run: Call) -> float:
+    """Microseconds of one call on the current GPU, median over replays of a CUDA graph of several calls."""
 
-    ``run`` has been called before, so that its kernels are compiled and loaded.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    def calls() -> None:
         for _ in range(CALLS):
             run()
+
+    replay, device = graph_replay(calls), torch.device("cuda")
     for _ in range(WARM_UP):
-        graph.replay()
-    times = []
-    for _ in range(REPLAYS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / CALLS)
-    return median(times)
+        replay()
+    return 1000 / CALLS * median(milliseconds(replay, device) for _ in range(REPLAYS))

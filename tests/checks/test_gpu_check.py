@@ -105,7 +105,7 @@ def test_every_part_runs_something_that_is_there():
     }
     assert all(importlib.util.find_spec(module) for module in modules)
     tests = [word for command in commands for word in command if word.startswith("tests/")]
-    assert len(tests) == 5 and all((gpu_check.ROOT / test).is_file() for test in tests)
+    assert len(tests) == 6 and all((gpu_check.ROOT / test).is_file() for test in tests)
 
 
 def test_the_interpreter_is_switched_off_in_parts(monkeypatch):
