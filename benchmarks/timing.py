@@ -5,13 +5,11 @@ Inputs must be random, never zeros: a matrix product on zeros runs faster than o
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from sparsesam_deploy.runtime.timing import Call, graph_replay, milliseconds
 
@@ -98,12 +96,6 @@ def peak_memory(call: Call) -> int:
     call()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative distance in L2, in float32 or better; infinite where ``found`` is not a number."""
-    error = ((found.float() - expected.float()).norm() / expected.float().norm()).item()
-    return error if math.isfinite(error) else math.inf
 
 
 def measure(

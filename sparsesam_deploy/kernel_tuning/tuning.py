@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from math import inf
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +17,7 @@ from ..model.config import FAMILIES, SamConfig
 from ..ops.launch import Launch, compute_capability, forced, launch_settings, read_settings, write_settings
 from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
 from ..ops.triton_language import INTERPRETED, require_triton
+from ..parity.metrics import relative_l2
 from ..progress import Advance, Stages
 from ..runtime.timing import Call, graph_replay, milliseconds
 from .report import Machine, Trial, Tuned, TuningReport
@@ -181,7 +181,7 @@ def try_launch(workload: Workload, launch: Launch, clock: Callable[[Call], float
         with forced(launch):
             with _poisoned_memory():
                 answer = workload.answer(workload.run())
-            error = relative_error(answer, workload.expected)
+            error = relative_l2(answer, workload.expected)
             if error > TOLERANCE:
                 return Trial(launch, reason=f"wrong result, relative error {error:.2g} above {TOLERANCE:g}")
             return Trial(launch, clock(workload.run))
@@ -216,12 +216,6 @@ def _poisoned_memory() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """|found - expected| / |expected| in L2; infinite where anything is not a number."""
-    error = ((found.double() - expected.double()).norm() / expected.double().norm()).item()
-    return error if error == error else inf
 
 
 def graph_time(run: Call) -> float:

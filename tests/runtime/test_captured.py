@@ -16,8 +16,9 @@ from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
 from sparsesam_deploy.runtime import captured
 from sparsesam_deploy.runtime.captured import CapturedEncoder
+from tests.comparison import relative_error
 from tests.helpers import TINY, random_sam
-from tests.networks import noise_image, relative_error
+from tests.networks import noise_image
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; make gpu-check runs it")
 by_preset = pytest.mark.parametrize("preset", PRESETS)
