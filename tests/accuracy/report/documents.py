@@ -25,7 +25,7 @@ from sparsesam_deploy.accuracy.report.records import (
     Worst,
 )
 
-HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
+HOLDOUT = Path(__file__).parents[2] / "data" / "holdout"
 DEPTH, GLOBAL = 12, (2, 5, 8, 11)
 SPARSE = {
     # name: flops, change of mean IoU by boxes, by points, its spread
