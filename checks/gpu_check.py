@@ -30,9 +30,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import encoder_speed, speed_plot
-from benchmarks.results import Outcome, file_stem, machine, progress, save
+from benchmarks.results import Outcome, file_stem, progress, save
 from benchmarks.targets import SPEED_UP, Target, targets
 from benchmarks.timing import reason
+from sparsesam_deploy.provenance import Provenance
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 475
@@ -286,7 +287,7 @@ def run_all(chosen: Sequence[Part], patience: float, results: dict, report: Call
 
 def print_tables(console: Console, results: dict, outcomes: Sequence[Outcome], judged: Sequence[Target]) -> None:
     """Checks, the encoder at batch 1 in a few figures, and targets; every detail is in the JSON."""
-    gpu = results["machine"]["gpu"]
+    gpu = results["provenance"]["machine"]["device"]
     checks = _table(f"{gpu}: checks")
     for outcome in outcomes:
         checks.add_row(outcome.check, outcome.status, escape(outcome.detail))
@@ -320,7 +321,8 @@ def _table(title: str, *headings: str) -> Table:
 
 def draw_plot(results: dict, path: Path) -> Outcome:
     try:
-        speed_plot.draw(results["encoder"], speed_plot.title_of(results["machine"]), path)
+        title = speed_plot.title_of(Provenance.model_validate(results["provenance"]))
+        speed_plot.draw(results["encoder"], title, path)
     except ImportError as problem:
         return Outcome("plot", "not run", str(problem))
     except Exception as problem:  # the figures are in the JSON
@@ -340,7 +342,8 @@ def main(path: Path | None, names: tuple[str, ...], compiled: bool, patience: fl
         sys.exit(3)
     start = time.monotonic()
     path = path or ROOT / "docs" / "results" / f"{file_stem(torch.cuda.get_device_name())}.json"
-    results = {"machine": machine(commit), "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
+    made = Provenance.here(torch.device("cuda"), commit).model_dump()
+    results = {"provenance": made, "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
     chosen = [part for part in parts(compiled) if not names or part.name in names]
     outcomes = run_all(chosen, patience, results, lambda results: save(path, results))
     if results["encoder"]:

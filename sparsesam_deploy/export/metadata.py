@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 
 from ..errors import CheckFailed, InvalidInput
 from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, SparsityConfig
@@ -27,13 +24,6 @@ PREPROCESSING = {
     "pixel_std": PIXEL_STD,
     "layout": "RGB, longest side resized to image_size, normalised, zero-padded right and below, NCHW",
 }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what took part in an export."""
-    names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "segment-anything")
-    found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "onnxruntime": onnxruntime.__version__}
 
 
 def content_digest(model: onnx.ModelProto, folder: Path) -> str:

@@ -19,8 +19,9 @@ from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
 from ..ops.triton_language import INTERPRETED, require_triton
 from ..parity.metrics import relative_l2
 from ..progress import Advance, Stages
+from ..provenance import Provenance
 from ..runtime.timing import Call, graph_replay, milliseconds
-from .report import Machine, Trial, Tuned, TuningReport
+from .report import Trial, Tuned, TuningReport
 from .workloads import WORKLOADS, Workload, width_of
 
 TOLERANCE = 2e-3
@@ -113,10 +114,10 @@ def tune_kernels(models: Sequence[str], output: Path, stages: Stages) -> TuningR
         before = read_settings(output) if output.exists() else ()
         with stages("tune kernels") as advance:
             results = tuple(tune(models, device, graph_time, advance))
-        report = TuningReport(Machine.here(device), results, output)
+        report = TuningReport(Provenance.here(device), results, output)
         if not report.entries:
             raise CheckFailed(
-                f"no launch settings work on {report.machine.gpu}, the first because of: "
+                f"no launch settings work on {report.gpu}, the first because of: "
                 f"{results[0].current.reason}; use backend 'reference' there."
             )
         entries = {(entry.kernel, entry.compute_capability, entry.width): entry for entry in (*before, *report.entries)}
