@@ -28,6 +28,7 @@ from sparsesam_deploy.model.attention import NUM_TOKENS, SparseAttention
 from sparsesam_deploy.model.config import FAMILIES, SamConfig, SparsityConfig
 from sparsesam_deploy.ops.geometry import GRID_SIZE, WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
+from sparsesam_deploy.parity.metrics import relative_l2
 
 BATCHES = (1, 8)
 DENSITIES = (0.25, 0.3, 0.4, 0.5, 1.0)
@@ -94,7 +95,7 @@ def reference_error(found: Tensor, inputs: Inputs, stripe: Stripe, qkv: Tensor) 
     tables = inputs.tables[stripe.rel_index.shape[0]]
     floats = inputs.bias.float(), *(table.float() for table in tables)
     expected = [stripe_attention(image[None].float(), *floats, stripe, inputs.num_heads) for image in qkv]
-    return timing.relative_error(found, torch.cat(expected))
+    return relative_l2(found, torch.cat(expected))
 
 
 def unbiased_error(found: Tensor, heads: tuple[Tensor, ...]) -> float:
@@ -103,7 +104,7 @@ def unbiased_error(found: Tensor, heads: tuple[Tensor, ...]) -> float:
     for q, k, v in zip(*heads, strict=True):
         scores = q.float() @ k.float().transpose(1, 2) * q.shape[-1] ** -0.5
         expected.append(scores.softmax(-1) @ v.float())
-    return timing.relative_error(found, torch.stack(expected))
+    return relative_l2(found, torch.stack(expected))
 
 
 def merged(out: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from sparsesam_deploy.model.config import FAMILIES, IMAGE_SIZE, PRESETS, SamConf
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
 from sparsesam_deploy.model.sam import build_sam
+from sparsesam_deploy.parity.metrics import relative_l2
 from sparsesam_deploy.parity.tolerance import TOLERANCES
 
 BATCHES = (1, 8, 4)
@@ -155,7 +156,7 @@ def our_error(encoder: SparseSamEncoder, images: Tensor, floats: ImageEncoderViT
         followed = ImageState({name: part(decision, i, len(images)) for name, decision in state.decisions.items()})
         stream = deque(reference.streams(images[i : i + 1].float(), followed), maxlen=1).pop()
         expected.append(reference.finish(stream))
-    return timing.relative_error(found, torch.cat(expected))
+    return relative_l2(found, torch.cat(expected))
 
 
 def part(decision: Tensor, index: int, batch: int) -> Tensor:
@@ -166,7 +167,7 @@ def part(decision: Tensor, index: int, batch: int) -> Tensor:
 
 def eager_error(encoder: ImageEncoderViT, images: Tensor, floats: ImageEncoderViT) -> float:
     expected = torch.cat([floats(image[None].float()) for image in images])
-    return timing.relative_error(encoder(images), expected)
+    return relative_l2(encoder(images), expected)
 
 
 def on_device(encoder: nn.Module, images: Tensor) -> Tensor:
@@ -255,7 +256,7 @@ class EncoderBench:
 
         def error() -> float:
             expected = torch.cat([self.floats(image[None].float()) for image in images])
-            return timing.relative_error(call(), expected)
+            return relative_l2(call(), expected)
 
         row = measure(COMPILED, error, EAGER_TOLERANCE, lambda: timing.time_graph([call]), optional=True)
         return self.result(row, len(images))

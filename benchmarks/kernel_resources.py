@@ -12,9 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -22,7 +20,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.provenance import commit
 from sparsesam_deploy import ops
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.ops.ahead_of_time import (
@@ -34,6 +31,7 @@ from sparsesam_deploy.ops.ahead_of_time import (
 )
 from sparsesam_deploy.ops.stripe_attention.triton import HEAD_DIMS
 from sparsesam_deploy.parity.report import write_json
+from sparsesam_deploy.provenance import Provenance
 
 EMBED_DIMS = (192, 768, 1024, 1280)
 OPS = Path(ops.__file__).parent
@@ -118,10 +116,8 @@ def main(
         done = pool.map(partial(resources, dtype), todo)
         rows = list(track(done, total=len(todo), description="compiling", console=Console(stderr=True)))
     facts = {
-        "triton": version("triton"),
-        "commit": commit(),
+        **Provenance.here().model_dump(),
         "sources_sha256": sources_sha256(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
         "kernels": [asdict(row) for row in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,15 +8,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
 from sparsesam_deploy.engines.folder import BuildFolder
-from sparsesam_deploy.export.metadata import package_versions
 from sparsesam_deploy.parity.report import write_json
 from sparsesam_deploy.parity.samples import shipped_samples
 from sparsesam_deploy.parity.verify import Verifier
 from sparsesam_deploy.pipeline import export
 from sparsesam_deploy.progress import Stages
+from sparsesam_deploy.provenance import Provenance
 from sparsesam_deploy.recipe import ExportRecipe
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -43,7 +42,7 @@ def main(path: Path) -> None:
             }
             rows.append({"density": name, "dtype": dtype, **worst, **report.summary()})
     with output_file(path) as partial:
-        write_json(partial, {"commit": commit(), "versions": package_versions(), "rows": rows})
+        write_json(partial, {**Provenance.here().model_dump(), "rows": rows})
     click.echo(
         "| density | dtype | worst block | as fp32 | routed alike | output | IoU ONNX/torch | IoU sparse/dense |"
     )

@@ -1,25 +1,17 @@
-"""What benchmarks write: JSON that is complete or absent, on which machine, and outcomes of checks."""
+"""What benchmarks write: JSON that is complete or absent, and outcomes of checks."""
 
 from __future__ import annotations
 
 import json
 import math
-import platform
 import re
-import subprocess
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
-
-UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -54,41 +46,3 @@ def finite(value: Any) -> Any:
 def file_stem(gpu: str) -> str:
     """``NVIDIA H200`` -> ``h200``."""
     return re.sub(r"[^a-z0-9]+", "_", gpu.lower().removeprefix("nvidia ")).strip("_") or "gpu"
-
-
-def machine(commit_name: str | None = None) -> dict[str, str]:
-    """What figures were measured on; ``commit_name`` for copies of the tree that carry no git folder."""
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "memory_gib": f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f}",
-        "driver": driver(),
-        "cuda": str(torch.version.cuda),
-        "torch": torch.__version__,
-        "triton": package("triton"),
-        "python": platform.python_version(),
-        "commit": commit_name or checked_out_commit(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
-
-
-def package(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN
-    return found[0] if found else UNKNOWN
-
-
-def checked_out_commit() -> str:
-    try:
-        return commit() or UNKNOWN
-    except (OSError, subprocess.SubprocessError):
-        return UNKNOWN

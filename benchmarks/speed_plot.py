@@ -12,6 +12,7 @@ import click
 
 from benchmarks.encoder_speed import DEFAULT, GRAPH
 from sparsesam_deploy.artifacts import output_file
+from sparsesam_deploy.provenance import Provenance
 
 COLOURS = {"vit_b": "#0072b2", "vit_l": "#d55e00", "vit_h": "#009e73"}
 LABELS = {"vit_b": "ViT-B", "vit_l": "ViT-L", "vit_h": "ViT-H"}
@@ -91,9 +92,10 @@ def milliseconds(row: dict) -> float:
     return row["timing"]["median"] / 1e3
 
 
-def title_of(machine: dict) -> str:
-    versions = f"torch {machine['torch']}, triton {machine['triton']}, commit {machine['commit']}, {machine['date']}"
-    return f"Image encoder, fp16, random weights, {machine['gpu']}: {versions}"
+def title_of(provenance: Provenance) -> str:
+    torch, triton = (provenance.versions[name] for name in ("torch", "triton"))
+    versions = f"torch {torch}, triton {triton}, commit {provenance.commit}, {provenance.date}"
+    return f"Image encoder, fp16, random weights, {provenance.machine['device']}: {versions}"
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -101,7 +103,7 @@ def title_of(machine: dict) -> str:
 @click.argument("picture", type=click.Path(path_type=Path))
 def main(source: Path, picture: Path) -> None:
     results = json.loads(source.read_text())
-    draw(results["encoder"], title_of(results["machine"]), picture)
+    draw(results["encoder"], title_of(Provenance.model_validate(results["provenance"])), picture)
 
 
 if __name__ == "__main__":

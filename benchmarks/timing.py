@@ -5,20 +5,17 @@ Inputs must be random, never zeros: a matrix product on zeros runs faster than o
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+
+from sparsesam_deploy.runtime.timing import Call, graph_replay, milliseconds
 
 WARM_UP = 3
-"""Calls before any timing: kernels are compiled and libraries choose their algorithms."""
+"""Eager calls before any timing: kernels are compiled and libraries choose their algorithms."""
 LEAST_SAMPLES, MOST_SAMPLES = 5, 100
-
-Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,14 @@ def time_graph(calls: Sequence[Call], seconds: float = 0.4) -> Timing:
 
     Give several calls with inputs of their own where one input would fit in the cache.
     """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for i in range(max(WARM_UP, len(calls))):
-            calls[i % len(calls)]()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def one_after_the_other() -> None:
         for call in calls:
             call()
-    timing = _timed(graph.replay, len(calls), seconds)
-    del graph
+
+    replay = graph_replay(one_after_the_other)
+    timing = _timed(replay, len(calls), seconds)
+    del replay  # and with it the graph's memory
     torch.cuda.empty_cache()
     return timing
 
@@ -85,20 +77,12 @@ def time_eager(call: Call, seconds: float = 0.4) -> Timing:
 
 
 def _timed(call: Call, calls: int, seconds: float) -> Timing:
+    gpu = torch.device("cuda")
     call()
     torch.cuda.synchronize()
-    first = _event_microseconds(call)
-    samples = min(MOST_SAMPLES, max(LEAST_SAMPLES, int(seconds * 1e6 / max(first, 1.0))))
-    return summary([_event_microseconds(call) / calls for _ in range(samples)])
-
-
-def _event_microseconds(call: Call) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) * 1e3
+    first = milliseconds(call, gpu)
+    samples = min(MOST_SAMPLES, max(LEAST_SAMPLES, int(1000 * seconds / max(first, 0.001))))
+    return summary([1000 * milliseconds(call, gpu) / calls for _ in range(samples)])
 
 
 def peak_memory(call: Call) -> int:
@@ -112,12 +96,6 @@ def peak_memory(call: Call) -> int:
     call()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative distance in L2, in float32 or better; infinite where ``found`` is not a number."""
-    error = ((found.float() - expected.float()).norm() / expected.float().norm()).item()
-    return error if math.isfinite(error) else math.inf
 
 
 def measure(

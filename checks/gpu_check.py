@@ -30,9 +30,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import encoder_speed, speed_plot
-from benchmarks.results import Outcome, file_stem, machine, progress, save
+from benchmarks.results import Outcome, file_stem, progress, save
 from benchmarks.targets import SPEED_UP, Target, targets
 from benchmarks.timing import reason
+from sparsesam_deploy.provenance import Provenance
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 475
@@ -42,7 +43,8 @@ COMPILE_SECONDS = 240
 KERNEL_TESTS = (
     "tests/ops/test_stripe_attention_triton.py",
     "tests/ops/test_routed_mlp_triton.py",
-    "tests/model/test_captured.py",
+    "tests/runtime/test_captured.py",
+    "tests/runtime/test_timing.py",
     "tests/model/test_backend.py",
 )
 RUNTIME_TESTS = "tests/runtime/test_on_a_gpu.py"
@@ -197,12 +199,12 @@ def parts(compiled: bool) -> list[Part]:
     pytest_missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
 
     def module(name: str, *options: str) -> tuple[str, ...]:
-        return (python, "-m", f"benchmarks.{name}", *options)
+        return (python, "-m", name, *options)
 
     def encoder(family: str, seconds: float) -> Part:
         options, more = (("--compile",), COMPILE_SECONDS) if compiled else ((), 0)
         name = f"encoder {family}"
-        return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
+        return Part(name, seconds + more, module("benchmarks.encoder_speed", family, *options), judge_benchmark(name))
 
     return [
         Part(
@@ -216,14 +218,14 @@ def parts(compiled: bool) -> list[Part]:
         Part(
             "memory check",
             50,
-            (sanitizer or "", *memory, *module("kernel_smoke")),
+            (sanitizer or "", *memory, *module("checks.kernel_smoke")),
             judge_memory,
             writes_json=False,
             environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # so that a write past a tensor leaves its allocation
             why_not=None if sanitizer else "compute-sanitizer is not on the PATH",
         ),
-        Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
-        Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part("reference", 25, module("checks.engine_checks", "--kind", "reference"), judge_checks("reference")),
+        Part("engines", 30, module("checks.engine_checks", "--kind", "engines"), judge_checks("engines")),
         Part(
             "runtime tests",
             20,
@@ -232,8 +234,8 @@ def parts(compiled: bool) -> list[Part]:
             writes_json=False,
             why_not=pytest_missing,
         ),
-        Part("plugins", 45, module("plugin_checks"), judge_checks("plugins")),
-        Part("attention", 60, module("attention_speed"), judge_benchmark("attention")),
+        Part("plugins", 45, module("checks.plugin_checks"), judge_checks("plugins")),
+        Part("attention", 60, module("benchmarks.attention_speed"), judge_benchmark("attention")),
         encoder("vit_b", 35),
         encoder("vit_l", 40),
         encoder("vit_h", 60),
@@ -285,7 +287,7 @@ def run_all(chosen: Sequence[Part], patience: float, results: dict, report: Call
 
 def print_tables(console: Console, results: dict, outcomes: Sequence[Outcome], judged: Sequence[Target]) -> None:
     """Checks, the encoder at batch 1 in a few figures, and targets; every detail is in the JSON."""
-    gpu = results["machine"]["gpu"]
+    gpu = results["provenance"]["machine"]["device"]
     checks = _table(f"{gpu}: checks")
     for outcome in outcomes:
         checks.add_row(outcome.check, outcome.status, escape(outcome.detail))
@@ -319,7 +321,8 @@ def _table(title: str, *headings: str) -> Table:
 
 def draw_plot(results: dict, path: Path) -> Outcome:
     try:
-        speed_plot.draw(results["encoder"], speed_plot.title_of(results["machine"]), path)
+        title = speed_plot.title_of(Provenance.model_validate(results["provenance"]))
+        speed_plot.draw(results["encoder"], title, path)
     except ImportError as problem:
         return Outcome("plot", "not run", str(problem))
     except Exception as problem:  # the figures are in the JSON
@@ -339,7 +342,8 @@ def main(path: Path | None, names: tuple[str, ...], compiled: bool, patience: fl
         sys.exit(3)
     start = time.monotonic()
     path = path or ROOT / "docs" / "results" / f"{file_stem(torch.cuda.get_device_name())}.json"
-    results = {"machine": machine(commit), "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
+    made = Provenance.here(torch.device("cuda"), commit).model_dump()
+    results = {"provenance": made, "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
     chosen = [part for part in parts(compiled) if not names or part.name in names]
     outcomes = run_all(chosen, patience, results, lambda results: save(path, results))
     if results["encoder"]:

@@ -29,6 +29,7 @@ from sparsesam_deploy.ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_u
 from sparsesam_deploy.ops.routed_mlp.onnx import UNPACK, UNPACK_INPUTS, Pack
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.onnx import Pattern
+from sparsesam_deploy.parity.metrics import relative_l2
 
 CPU = torch.device("cpu")
 
@@ -52,14 +53,11 @@ class Node:
     expected: tuple[Tensor, ...]
 
     def errors(self, found: list[Tensor]) -> list[float]:
-        """Relative L2 error of each output. Packed rows are compared by the token that receives them."""
+        """`relative_l2` of each output. Packed rows are compared by the token that receives them."""
         expected = self.expected
         if self.node_type.startswith("RoutedMlpPack"):
             found, expected = [received(tuple(found))], (received(expected),)
-        return [
-            ((got.double() - right.double()).norm() / right.double().norm()).item()
-            for got, right in zip(found, expected, strict=True)
-        ]
+        return [relative_l2(got, right) for got, right in zip(found, expected, strict=True)]
 
 
 STRIPES = {  # name: (sparsity, windowed, density of attention)

@@ -6,7 +6,6 @@ import importlib.util
 import platform
 import runpy
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +18,7 @@ from .engines.builder import BuilderName, load_builder
 from .engines.cuda import cuda_devices
 from .errors import EnvironmentProblem, SparseSamError
 from .plugin_library import find_library, tensorrt_major
+from .provenance import UNKNOWN, driver_version
 
 GIB = 1 << 30
 ENOUGH_MEMORY = 8 * GIB
@@ -125,16 +125,13 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(f"gpu {ordinal}", f"{device.name}, compute capability {device.compute_capability}")
     if not devices:
         yield Finding("gpu", "none: engines can be built by tensorrt-rtx, and run nowhere here", "note")
-    yield Finding("driver", _driver_version() or "none", "ok" if devices else "note")
-
-
-def _driver_version() -> str | None:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=2, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return output.partition("\n")[0].strip() or None
+    driver = driver_version()
+    if driver != UNKNOWN:
+        yield Finding("driver", driver, "ok" if devices else "note")
+    elif not devices:
+        yield Finding("driver", "none", "note")
+    else:
+        yield Finding("driver", UNKNOWN, "note", None if _version("nvidia-ml-py") else "pip install nvidia-ml-py")
 
 
 def _plugin_library() -> Iterator[Finding]:

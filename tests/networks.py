@@ -62,11 +62,6 @@ def noise_image(seed: int = 0) -> Tensor:
     return blobs + 2 * strength * noise
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative distance in L2."""
-    return ((found - expected).norm() / expected.norm()).item()
-
-
 @cache
 def nano() -> tuple[Sam, SamConfig]:
     """The trained model that comes with the package."""

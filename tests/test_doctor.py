@@ -33,7 +33,7 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def gpu(monkeypatch):
     monkeypatch.setattr(doctor, "cuda_devices", lambda: (CudaDevice("NVIDIA RTX 4090", "SM89"),))
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="580.65.06\n580.65.06\n"))
+    monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
 
 
 def absent(monkeypatch, *packages):
@@ -130,14 +130,22 @@ def test_it_never_raises(monkeypatch):
         assert "RuntimeError: broken" in found[name].value
 
 
-@pytest.mark.parametrize("failure", [FileNotFoundError("nvidia-smi"), subprocess.TimeoutExpired("nvidia-smi", 2)])
-def test_nvidia_smi_may_be_absent_or_hang(monkeypatch, failure):
-    def fail(*_, **__):
-        raise failure
-
-    monkeypatch.setattr(doctor.subprocess, "run", fail)
-    monkeypatch.setattr(doctor, "cuda_devices", tuple)
-    assert findings()["driver"] == Finding("driver", "none", "note")
+@pytest.mark.parametrize(
+    ("devices", "driver", "package", "expected"),
+    [
+        (1, "580.65.06", "13.0", Finding("driver", "580.65.06")),
+        (0, "580.65.06", "13.0", Finding("driver", "580.65.06", "note")),
+        (0, "unknown", None, Finding("driver", "none", "note")),
+        (1, "unknown", None, Finding("driver", "unknown", "note", "pip install nvidia-ml-py")),
+        (1, "unknown", "13.0", Finding("driver", "unknown", "note")),
+    ],
+    ids=["known", "no-gpu", "neither", "package-missing", "does-not-answer"],
+)
+def test_the_driver_and_how_to_learn_its_version(monkeypatch, devices, driver, package, expected):
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: devices * (CudaDevice("NVIDIA RTX 4090", "SM89"),))
+    monkeypatch.setattr(doctor, "driver_version", lambda: driver)
+    monkeypatch.setattr(doctor, "_version", lambda name: package)
+    assert list(doctor._gpu())[-1] == expected
 
 
 def test_without_a_plugin_library_it_says_how_to_get_one(monkeypatch, no_gpu):

@@ -14,7 +14,8 @@ from ..model.checkpoint import LoadedSam
 from ..model.config import IMAGE_SIZE
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
-from .metadata import PREPROCESSING, package_versions
+from ..provenance import package_versions
+from .metadata import PREPROCESSING
 from .options import ExportOptions
 from .writer import DTYPES, export_module
 

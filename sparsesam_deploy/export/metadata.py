@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx
-import onnxruntime
 
 from ..declaration import read_settings, settings_of
 from ..errors import CheckFailed, InvalidInput
@@ -32,13 +29,6 @@ PREPROCESSING = {
     "pixel_std": PIXEL_STD,
     "layout": "RGB, longest side resized to image_size, normalised, zero-padded right and below, NCHW",
 }
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what took part in an export."""
-    names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "segment-anything")
-    found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "onnxruntime": onnxruntime.__version__}
 
 
 def content_digest(model: onnx.ModelProto, folder: Path) -> str:

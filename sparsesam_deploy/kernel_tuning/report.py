@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, replace
-from datetime import date
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..ops.launch import SETTINGS_VARIABLE, Launch, compute_capability
-from ..ops.triton_language import triton
+from ..ops.launch import SETTINGS_VARIABLE, Launch
+from ..provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -85,30 +83,10 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where and when something was measured."""
-
-    gpu: str
-    compute_capability: str
-    torch: str
-    triton: str
-    date: str
-
-    @classmethod
-    def here(cls, device: torch.device) -> Machine:
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        version = torch.__version__.split("+")[0]
-        return cls(name, compute_capability(device), version, triton.__version__, date.today().isoformat())
-
-    def __str__(self) -> str:
-        return f"{self.gpu}, torch {self.torch}, triton {self.triton}, {self.date}"
-
-
-@dataclass(frozen=True)
 class TuningReport:
-    """What was measured, and the table it was written to."""
+    """What was measured on which GPU, and the table it was written to."""
 
-    machine: Machine
+    provenance: Provenance
     results: tuple[Tuned, ...]
     output: Path
 
@@ -120,7 +98,18 @@ class TuningReport:
     @property
     def entries(self) -> list[Launch]:
         """The winners; kernels of which no settings work have none."""
-        return [result.entry(str(self.machine)) for result in self.results if result.ranked]
+        return [result.entry(self.circumstances) for result in self.results if result.ranked]
+
+    @property
+    def circumstances(self) -> str:
+        """Where and when, in the words of the launch table."""
+        versions = self.provenance.versions
+        torch = versions["torch"].split("+")[0]
+        return f"{self.gpu}, torch {torch}, triton {versions['triton']}, {self.provenance.date}"
+
+    @property
+    def gpu(self) -> str:
+        return self.provenance.machine["device"]
 
     @property
     def use(self) -> str:
@@ -133,13 +122,13 @@ class TuningReport:
             "passed": self.passed,
             "output": str(self.output),
             "use": self.use,
-            "machine": asdict(self.machine),
+            "provenance": self.provenance.model_dump(),
             "results": [result.as_json() for result in self.results],
         }
 
     def print(self, console: Console) -> None:
         """A table of what is launched now and what is best, then what was left out and why."""
-        table = Table(title=f"block/warps/stages on {escape(str(self.machine))}")
+        table = Table(title=f"block/warps/stages on {escape(self.circumstances)}")
         for name in ("kernel", "width", "current", "us", "best", "us", "gain"):
             table.add_column(name, justify="left" if name == "kernel" else "right")
         for result in self.results:

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from math import inf
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -19,8 +17,11 @@ from ..model.config import FAMILIES, SamConfig
 from ..ops.launch import Launch, compute_capability, forced, launch_settings, read_settings, write_settings
 from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
 from ..ops.triton_language import INTERPRETED, require_triton
+from ..parity.metrics import relative_l2
 from ..progress import Advance, Stages
-from .report import Machine, Trial, Tuned, TuningReport
+from ..provenance import Provenance
+from ..runtime.timing import Call, graph_replay, milliseconds
+from .report import Trial, Tuned, TuningReport
 from .workloads import WORKLOADS, Workload, width_of
 
 TOLERANCE = 2e-3
@@ -112,10 +113,10 @@ def tune_kernels(models: Sequence[str], output: Path, stages: Stages) -> TuningR
         before = read_settings(output) if output.exists() else ()
         with stages("tune kernels") as advance:
             results = tuple(tune(models, device, graph_time, advance))
-        report = TuningReport(Machine.here(device), results, output)
+        report = TuningReport(Provenance.here(device), results, output)
         if not report.entries:
             raise CheckFailed(
-                f"no launch settings work on {report.machine.gpu}, the first because of: "
+                f"no launch settings work on {report.gpu}, the first because of: "
                 f"{results[0].current.reason}; use backend 'reference' there."
             )
         entries = {(entry.kernel, entry.compute_capability, entry.width): entry for entry in (*before, *report.entries)}
@@ -145,7 +146,7 @@ def problems(models: Sequence[str]) -> dict[tuple[str, int], SamConfig]:
 def tune(
     models: Sequence[str],
     device: torch.device,
-    clock: Callable[[Callable[[], Any]], float],
+    clock: Callable[[Call], float],
     advance: Advance = lambda share, words: None,
 ) -> Iterator[Tuned]:
     """Try all candidates of all kernels. ``clock`` gives the microseconds of one call. Raises as `tune_kernels`."""
@@ -174,13 +175,13 @@ def _current(kernel: str, width: int, device: torch.device) -> Launch:
     return replace(launch, compute_capability=compute_capability(device), width=width)
 
 
-def try_launch(workload: Workload, launch: Launch, clock: Callable[[Callable[[], Any]], float]) -> Trial:
+def try_launch(workload: Workload, launch: Launch, clock: Callable[[Call], float]) -> Trial:
     """Check one candidate against the reference, and time it if it is right."""
     try:
         with forced(launch):
             with _poisoned_memory():
                 answer = workload.answer(workload.run())
-            error = relative_error(answer, workload.expected)
+            error = relative_l2(answer, workload.expected)
             if error > TOLERANCE:
                 return Trial(launch, reason=f"wrong result, relative error {error:.2g} above {TOLERANCE:g}")
             return Trial(launch, clock(workload.run))
@@ -217,29 +218,14 @@ def _poisoned_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """|found - expected| / |expected| in L2; infinite where anything is not a number."""
-    error = ((found.double() - expected.double()).norm() / expected.double().norm()).item()
-    return error if error == error else inf
+def graph_time(run: Call) -> float:
+    """Microseconds of one call on the current GPU, median over replays of a CUDA graph of several calls."""
 
-
-def graph_time(run: Callable[[], Any]) -> float:
-    """Microseconds of one call on the GPU, median over replays of a CUDA graph of several calls.
-
-    ``run`` has been called before, so that its kernels are compiled and loaded.
-    """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    def calls() -> None:
         for _ in range(CALLS):
             run()
+
+    replay, device = graph_replay(calls), torch.device("cuda")
     for _ in range(WARM_UP):
-        graph.replay()
-    times = []
-    for _ in range(REPLAYS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1000 / CALLS)
-    return median(times)
+        replay()
+    return 1000 / CALLS * median(milliseconds(replay, device) for _ in range(REPLAYS))

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
+import torch
+from torch import Tensor
 
 BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (Cheng et al., "Boundary IoU", arXiv 2103.16562)."""
 
 
-def relative_l2(actual: np.ndarray, expected: np.ndarray, base: np.ndarray | None = None) -> float:
+def relative_l2(
+    actual: np.ndarray | Tensor, expected: np.ndarray | Tensor, base: np.ndarray | Tensor | None = None
+) -> float:
     """|actual - expected| / |expected - base|, Euclidean over all entries, in float64; ``base`` defaults to zero.
 
-    Not-a-number or infinite entries give infinity: they must never pass a threshold.
+    All are arrays, or all are tensors on one device, where they are compared. Not-a-number or infinite entries give
+    infinity: they must never pass a threshold.
     """
-    difference = np.linalg.norm(np.subtract(actual, expected, dtype=np.float64))
-    size = np.linalg.norm(np.subtract(expected, 0 if base is None else base, dtype=np.float64))
+    norm = _tensor_distance if isinstance(actual, Tensor) else _array_distance
+    difference, size = norm(actual, expected), norm(expected, 0 if base is None else base)
     ratio = difference / max(size, np.finfo(np.float64).tiny)
     return float(ratio) if np.isfinite(size) and np.isfinite(ratio) else float("inf")
+
+
+def _array_distance(a: np.ndarray, b: np.ndarray | int) -> float:
+    return float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)))
+
+
+def _tensor_distance(a: Tensor, b: Tensor | int) -> float:
+    return torch.linalg.vector_norm(a.double() - b).item()  # a double and anything else make a double
 
 
 def median_error(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -61,6 +73,8 @@ def boundary(mask: np.ndarray) -> np.ndarray:
     Eroding by 3x3 as often as the band is wide leaves the pixels whose square of that radius lies in the mask: a
     minimum over rows, then over columns, inside the mask's own bounding box (outside the image nothing is mask).
     """
+    from scipy import ndimage  # here, since `relative_l2` also judges kernels, on GPU machines that may lack it
+
     width = max(1, round(BOUNDARY_RATIO * float(np.hypot(*mask.shape))))
     band = np.zeros_like(mask)
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from ..errors import InvalidInput
 from ..model.config import IMAGE_SIZE
 from ..model.decoder import Prompts
 from ..model.image import Preprocessed, preprocess, read_image
+from ..model.image_files import image_files
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "images"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 POINTS_PER_SIDE = 4
 
 
@@ -50,19 +49,21 @@ def shipped_samples() -> list[Sample]:
 
 
 def user_samples(paths: Sequence[Path]) -> list[Sample]:
-    """The user's images, each asked by a 4x4 grid of points. Folders stand for the images in them.
+    """The user's images, each asked by a 4x4 grid of points.
+
+    Folders stand for the images in them and in their sub-folders, named by their paths from there.
 
     Raises:
         InvalidInput: a folder without images.
         ImageError: a file that is no image.
     """
-    files: list[Path] = []
+    named: list[tuple[str, Path]] = []
     for path in paths:
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-        if not found:
-            raise InvalidInput(f"folder {path} holds no image; name a folder with PNG or JPEG files.")
-        files += found
-    return [Sample(file.name, pixels := read_image(file), None, _point_grid(pixels)) for file in files]
+        if path.is_dir():
+            named += [(file.as_posix(), path / file) for file in image_files(path)]
+        else:
+            named.append((path.name, path))
+    return [Sample(name, pixels := read_image(file), None, _point_grid(pixels)) for name, file in named]
 
 
 def _point_grid(pixels: np.ndarray) -> np.ndarray:

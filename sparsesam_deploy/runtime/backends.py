@@ -169,18 +169,23 @@ class OnnxRuntimeBackend(Backend):
 
 
 class TorchBackend(Backend):
-    """The encoder rebuilt from its checkpoint with the manifest's sparsity and precision.
+    """A `SparseSamEncoder` where its parameters are and in their precision; on a GPU convolutions are not in TF32."""
 
-    The operators are plain torch on the CPU and the Triton kernels on a GPU, where convolutions are not in TF32.
-    """
+    def __init__(self, encoder: SparseSamEncoder) -> None:
+        parameter = next(encoder.parameters())
+        self.encoder, self.device, self.dtype = encoder, parameter.device, parameter.dtype
+        self.kernels = f"torch {torch.__version__} {encoder.backend} on {self.device}"
 
-    def __init__(self, loaded: LoadedSam, manifest: EngineManifest, device: torch.device) -> None:
-        self.device, self.dtype = device, DTYPES[manifest.export.dtype]
+    @classmethod
+    def of_build(cls, loaded: LoadedSam, manifest: EngineManifest, device: torch.device) -> TorchBackend:
+        """The encoder rebuilt from its checkpoint with the manifest's sparsity and precision.
+
+        The operators are plain torch on the CPU and the Triton kernels on a GPU.
+        """
         kernels = "triton" if device.type == "cuda" else "reference"
         choices = manifest.sparsity, manifest.export.gelu, kernels
         encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, *choices)
-        self.encoder = cast_copy(encoder, self.dtype).to(device)
-        self.kernels = f"torch {torch.__version__} {kernels} on {device}"
+        return cls(cast_copy(encoder, DTYPES[manifest.export.dtype]).to(device))
 
     def new_run(self) -> Run:
         return self._run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..progress import Advance
 from .backends import Backend
 from .gpu_call import GpuCall
 from .latency import Latency
+from .timing import milliseconds
 
 SIZES = (3, IMAGE_SIZE, IMAGE_SIZE)
 
@@ -84,7 +84,7 @@ class Encoder:
     ) -> Latency:
         """Time ``iterations`` calls, one after another, on an image that is on the device; `warm_up` comes first.
 
-        On a GPU the time is that between CUDA events around the call: the GPU's, with its waits for the host.
+        On a GPU the time is that between CUDA events, see `timing.milliseconds`.
         """
         batch = self.batch.min if batch is None else batch
         if iterations < 1:
@@ -92,12 +92,11 @@ class Encoder:
         self.warm_up(batch)
         generator = torch.Generator("cpu").manual_seed(0)
         image = torch.randn(batch, *SIZES, generator=generator, dtype=torch.float32, device="cpu").to(self.device)
-        timed = self._gpu_milliseconds if self.device.type == "cuda" else self._host_milliseconds
-        milliseconds = []
+        times = []
         for index in range(iterations):
             advance(index / iterations, f"{index} of {iterations}")
-            milliseconds.append(timed(image))
-        return Latency.of(batch, milliseconds)
+            times.append(milliseconds(lambda: self._encode(image), self.device))
+        return Latency.of(batch, times)
 
     def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
         # Not inference_mode, not even the caller's: it would bar results from training something on them, and memory
@@ -106,12 +105,8 @@ class Encoder:
             return self._run(image)
 
     def _checked(self, image: Tensor) -> Tensor:
-        shape, low, high = tuple(image.shape), self.batch.min, self.batch.max
-        if len(shape) != 4 or shape[1:] != SIZES:
-            raise InvalidInput(
-                f"the image has shape {shape}, and (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) is taken; prepare it with "
-                "sparsesam_deploy.model.image.preprocess."
-            )
+        low, high = self.batch.min, self.batch.max
+        check_sizes(tuple(image.shape))
         _check_float32(str(image.dtype).removeprefix("torch."))
         if not low <= len(image) <= high:
             built = f"batch {low}" if low == high else f"batches of {low} to {high}"
@@ -127,19 +122,14 @@ class Encoder:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # the whole GPU may not be waited for in a capture
 
-    def _gpu_milliseconds(self, image: Tensor) -> float:
-        with torch.cuda.device(self.device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            self._encode(image)
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end)
 
-    def _host_milliseconds(self, image: Tensor) -> float:
-        start = time.perf_counter()
-        self._encode(image)
-        return 1000 * (time.perf_counter() - start)
+def check_sizes(shape: tuple[int, ...]) -> None:
+    """Raise InvalidInput unless ``shape`` is that of a batch of prepared images."""
+    if len(shape) != 4 or shape[1:] != SIZES:
+        raise InvalidInput(
+            f"the image has shape {shape}, and (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE}) is taken; prepare it with "
+            "sparsesam_deploy.model.image.preprocess."
+        )
 
 
 def _check_float32(dtype: str) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..model.captured import record_graph
 from .backends import Backend, Run
+from .cuda_graph import record_graph
 
 
 class GpuCall:

@@ -65,7 +65,7 @@ def _backend(
     if name == "onnxruntime":
         return OnnxRuntimeBackend(folder, manifest, device)
     if name == "torch":
-        return TorchBackend(_weights(folder, manifest, checkpoint), manifest, device)
+        return TorchBackend.of_build(_weights(folder, manifest, checkpoint), manifest, device)
     if name != manifest.builder:
         raise InvalidInput(
             f"{folder / manifest.engine.name} was built by {manifest.builder}, which {name} cannot load; leave the "

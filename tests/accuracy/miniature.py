@@ -36,7 +36,7 @@ SHORT = {
 @pytest.fixture(scope="module")
 def short_ladders():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsesam_deploy.accuracy.tuning.run.schedule.LADDERS", SHORT)
+        patch.setattr("sparsesam_deploy.accuracy.tuning.schedule.LADDERS", SHORT)
         yield
 
 

@@ -53,22 +53,18 @@ def encoder_results() -> dict[str, dict]:
     return results
 
 
-MACHINE = {
-    "gpu": "NVIDIA H200",
-    "memory_gib": "140",
-    "driver": "580.1",
-    "cuda": "13.0",
-    "torch": "2.11.0",
-    "triton": "3.6.0",
-    "python": "3.12.3",
+PROVENANCE = {
+    "command": "python -m checks.gpu_check",
+    "created": "2026-11-21T06:12:00+00:00",
     "commit": "0123abc",
-    "date": "2026-11-21",
+    "versions": {"python": "3.12.3", "torch": "2.11.0", "triton": "3.6.0"},
+    "machine": {"device": "NVIDIA H200", "memory_gib": "140", "driver": "580.1", "cuda": "13.0"},
 }
 
 
 def all_results() -> dict:
     return {
-        "machine": MACHINE,
+        "provenance": PROVENANCE,
         "checks": [],
         "targets": [],
         "seconds": {},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
 from benchmarks import timing
 from benchmarks.timing import Timing, measure
@@ -16,6 +15,18 @@ TIMED = Timing(10.0, 9.0, 11.0, 5)
 def test_summary_is_median_and_spread():
     assert timing.summary([float(t) for t in range(100, -1, -1)]) == Timing(50.0, 10.0, 90.0, 101)
     assert timing.summary([3.0]) == Timing(3.0, 3.0, 3.0, 1)
+
+
+@pytest.mark.parametrize(("took", "samples"), ((2.0, 20), (0.0, timing.MOST_SAMPLES), (100.0, timing.LEAST_SAMPLES)))
+def test_a_graph_of_several_calls_is_replayed_for_a_while(monkeypatch, took: float, samples: int):
+    """The time is one call's, whatever the number of calls in the graph."""
+    recorded, played = [], []
+    monkeypatch.setattr(timing, "graph_replay", lambda run: run() or (lambda: played.append(1)))
+    monkeypatch.setattr(timing, "milliseconds", lambda call, device: call() or took)
+    monkeypatch.setattr(timing.torch.cuda, "synchronize", lambda: None)
+    calls = [lambda index=index: recorded.append(index) for index in range(4)]
+    assert timing.time_graph(calls, seconds=0.04) == Timing(250 * took, 250 * took, 250 * took, samples)
+    assert recorded == [0, 1, 2, 3] and len(played) == samples + 2
 
 
 def test_a_right_result_is_timed():
@@ -37,9 +48,3 @@ def test_what_raises_says_why(optional: bool, status: str):
 
     row = measure("a", broken, 1e-3, lambda: TIMED, optional)
     assert (row.status, row.detail, row.timing) == (status, "RuntimeError: no such kernel", None)
-
-
-def test_relative_error_of_something_not_finite_is_infinite():
-    expected = torch.ones(4)
-    assert timing.relative_error(torch.full((4,), 1.5), expected) == pytest.approx(0.5)
-    assert timing.relative_error(torch.tensor([1.0, 1.0, 1.0, math.nan]), expected) == math.inf

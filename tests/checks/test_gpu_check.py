@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -17,7 +18,8 @@ from benchmarks.results import Outcome, file_stem, save
 from benchmarks.targets import targets
 from checks import engine_checks, gpu_check, kernel_smoke
 from checks.gpu_check import Finished, Part, judge_benchmark, judge_checks, judge_memory, judge_tests, run_command
-from tests.benchmarks.synthetic import MACHINE, all_results, attention_results
+from sparsesam_deploy.provenance import Provenance
+from tests.benchmarks.synthetic import PROVENANCE, all_results, attention_results
 
 
 def finished(code: int | None, *lines: str) -> Finished:
@@ -96,6 +98,17 @@ def test_a_command_is_stopped_with_its_children_and_stderr_is_kept():
     assert end.code is None and end.last == "up" and time.monotonic() - start < 10
 
 
+def test_every_part_runs_something_that_is_there():
+    commands = [part.command for part in gpu_check.parts(compiled=True)]
+    modules = {command[command.index("-m") + 1] for command in commands}
+    assert modules == {"pytest", *(f"benchmarks.{name}_speed" for name in ("attention", "encoder"))} | {
+        f"checks.{name}" for name in ("kernel_smoke", "engine_checks", "plugin_checks")
+    }
+    assert all(importlib.util.find_spec(module) for module in modules)
+    tests = [word for command in commands for word in command if word.startswith("tests/")]
+    assert len(tests) == 6 and all((gpu_check.ROOT / test).is_file() for test in tests)
+
+
 def test_the_interpreter_is_switched_off_in_parts(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     end = run_command([sys.executable, "-c", "import os; print(os.environ.get('TRITON_INTERPRET'))"], 30, {"A": "1"})
@@ -107,7 +120,7 @@ def test_one_part_stops_no_other(tmp_path):
     bad = Part("reference", 20, (sys.executable, "-c", "raise SystemExit('broken')"), judge_checks("reference"))
     absent = Part("memory check", 20, ("",), judge_memory, why_not="not here")
     good = Part("encoder vit_b", 20, (sys.executable, "-c", write), judge_benchmark("encoder vit_b"))
-    results = {"machine": MACHINE, "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
+    results = {"provenance": PROVENANCE, "checks": [], "targets": [], "seconds": {}, "attention": None, "encoder": {}}
     reports = []
     outcomes = gpu_check.run_all([bad, absent, good], 1.0, results, lambda r: reports.append(len(r["checks"])))
     assert [outcome.status for outcome in outcomes] == ["failed", "not run", "passed"]
@@ -122,7 +135,8 @@ def test_the_command_writes_json_and_picture(tmp_path, monkeypatch):
     part = Part("encoder vit_b", 20, (sys.executable, "-c", copy), judge_benchmark("encoder vit_b"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
-    monkeypatch.setattr(gpu_check, "machine", lambda commit: {**MACHINE, "commit": commit})
+    made = lambda device, commit: Provenance(**{**PROVENANCE, "commit": commit})  # noqa: E731
+    monkeypatch.setattr(gpu_check.Provenance, "here", made)
     monkeypatch.setattr(gpu_check, "parts", lambda compiled: [part])
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)
     result = CliRunner().invoke(gpu_check.main, ["--commit", "abc"])
@@ -130,7 +144,7 @@ def test_the_command_writes_json_and_picture(tmp_path, monkeypatch):
     folder = tmp_path / "docs" / "results"
     assert sorted(path.name for path in folder.iterdir()) == ["h200.json", "h200.png"]
     written = json.loads((folder / "h200.json").read_text())
-    assert written["machine"]["commit"] == "abc" and written["encoder"].keys() == {"vit_b"}
+    assert written["provenance"]["commit"] == "abc" and written["encoder"].keys() == {"vit_b"}
     assert [check["status"] for check in written["checks"]] == ["passed", "passed"]
     assert "vit_b encoder, default preset, speed-up" in result.output
 

@@ -72,11 +72,6 @@ def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> list[Tensor]:
     return [torch.from_numpy(result) for result in session.run(None, inputs)]
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative distance in L2, NaN where anything is NaN."""
-    return ((found - expected).norm() / expected.norm()).item()
-
-
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     """Without functions, every type and shape that can be inferred filled in."""
     return shape_inference.infer_shapes(inliner.inline_local_functions(model), data_prop=True)

@@ -13,7 +13,8 @@ from torch import Tensor
 from sparsesam_deploy.export.decoder import OUTPUTS, export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
-from tests.export.models import TINY_HQ, inlined, load_tiny, relative_error, value_types
+from tests.comparison import relative_error
+from tests.export.models import TINY_HQ, inlined, load_tiny, value_types
 from tests.helpers import TINY
 
 TOLERANCE = {"fp32": 1e-5, "fp16": 0.01, "bf16": 0.08}

@@ -18,6 +18,7 @@ from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.ops.function_body import DOMAIN, OPSET
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from sparsesam_deploy.parity.samples import shipped_samples
+from tests.comparison import relative_error
 from tests.export.models import (
     TINY_HQ,
     Exported,
@@ -25,7 +26,6 @@ from tests.export.models import (
     forbidden_nodes,
     inlined,
     random_image,
-    relative_error,
     run_onnx,
     value_types,
     wide_integer_tables,

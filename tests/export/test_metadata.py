@@ -16,7 +16,8 @@ from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
 from sparsesam_deploy.export.metadata import load_exported, sparsity_of
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
-from tests.export.models import Exported, export, random_image, relative_error
+from tests.comparison import relative_error
+from tests.export.models import Exported, export, random_image
 
 SPARSITY = SparsityConfig(0.25, 0.4)
 SIDECAR = "encoder.onnx.data"

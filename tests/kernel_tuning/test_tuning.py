@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.kernel_tuning import tuning, workloads
-from sparsesam_deploy.kernel_tuning.report import Machine, Trial, Tuned, TuningReport
+from sparsesam_deploy.kernel_tuning.report import Trial, Tuned, TuningReport
 from sparsesam_deploy.model import attention
 from sparsesam_deploy.model.config import FAMILIES, SamConfig
 from sparsesam_deploy.ops import routed_mlp, triton_language
@@ -31,12 +31,19 @@ from sparsesam_deploy.ops.launch import (
     write_settings,
 )
 from sparsesam_deploy.progress import Stages
+from sparsesam_deploy.provenance import Provenance
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
 TINY = SamConfig("tiny", 32, 1, 1, (0,))
 SHIPPED_KERNELS = {entry.kernel for entry in read_settings(SHIPPED_SETTINGS)}
 LAUNCH = Launch("routed_mlp.unpack", "9.0", 1280, 4, 4, 1, "before")
-MACHINE = Machine("NVIDIA H200", "9.0", "2.11.0", "3.6.0", "2026-11-21")
+PROVENANCE = Provenance(
+    command="sparsesam-export tune-kernels",
+    created="2026-11-21T23:59:59+00:00",
+    versions={"torch": "2.11.0+cu130", "triton": "3.6.0"},
+    machine={"device": "NVIDIA H200", "compute_capability": "9.0"},
+)
+WORDS = "NVIDIA H200, torch 2.11.0, triton 3.6.0, 2026-11-21"
 needs_triton = pytest.mark.skipif(triton_language.triton is None, reason="needs triton")
 all_problems = pytest.mark.parametrize(
     ("kernel", "width"), tuning.problems(list(FAMILIES)), ids=lambda value: str(value).rpartition(".")[2]
@@ -136,8 +143,8 @@ def test_a_width_is_measured_once_on_the_largest_model_that_has_it():
 )
 def test_the_fastest_that_works_wins(times, best: int, gain: float | None, measured: str):
     result = tuned(*times)
-    entry = result.entry(str(MACHINE))
-    words = measured.format("NVIDIA H200, torch 2.11.0, triton 3.6.0, 2026-11-21")
+    (entry,) = TuningReport(PROVENANCE, (result,), Path("table.toml")).entries
+    words = measured.format(WORDS)
     assert entry == replace(LAUNCH, block=best, measured=words)
     assert result.gain == pytest.approx(gain, abs=1e-4) if gain is not None else result.gain is None
     assert [trial.launch.block for trial in result.left_out] == [1 << i for i, time in enumerate(times) if time is None]
@@ -175,14 +182,14 @@ def test_the_whole_command(timed, sparsesam_export, tmp_path, monkeypatch):
     assert not any("reason" in trial for found in printed["results"] for trial in found["trials"])
     assert (
         printed["passed"]
-        and printed["machine"]["compute_capability"] == compute_capability(DEVICE)
+        and printed["provenance"]["machine"].get("compute_capability", "any") == compute_capability(DEVICE)
         and len(timed) == len(SHIPPED_KERNELS)
     )
     assert printed["use"] == f"export {SETTINGS_VARIABLE}={output}"
     assert [path.name for path in output.parent.iterdir()] == ["table.toml"]
     monkeypatch.setenv(SETTINGS_VARIABLE, str(output))
     for entry in read_settings(output):
-        assert entry.width == 32 and entry.measured.endswith(printed["machine"]["date"])
+        assert entry.width == 32 and entry.measured.endswith(printed["provenance"]["created"][:10])
         assert launch_settings(entry.kernel, DEVICE, 32) == entry
 
 
@@ -234,7 +241,7 @@ def test_what_a_kernel_leaves_unwritten_is_not_taken_from_the_one_before():
 def quick(monkeypatch, timed) -> Iterator[None]:
     """One kernel, measured at once."""
     monkeypatch.setattr(tuning, "tune", lambda *_: iter([tuned(13.0, 12.0)]))
-    monkeypatch.setattr(Machine, "here", classmethod(lambda cls, device: MACHINE))
+    monkeypatch.setattr(tuning.Provenance, "here", lambda device: PROVENANCE)
 
 
 @pytest.mark.usefixtures("quick")
@@ -287,7 +294,7 @@ def test_one_kernel_without_settings_is_exit_1_and_the_others_are_written(sparse
 def test_report_shows_current_best_and_gain_and_how_to_use_them():
     stream = StringIO()
     path = Path("/tmp/with space/table.toml")
-    report = TuningReport(MACHINE, (tuned(13.0, None, 12.0), tuned(None, 9.0), tuned(None)), path)
+    report = TuningReport(PROVENANCE, (tuned(13.0, None, 12.0), tuned(None, 9.0), tuned(None)), path)
     report.print(Console(file=stream, width=120))
     lines = stream.getvalue().splitlines()
     rows = [line.strip("│ ").replace("│", " ").split() for line in lines if "│ routed_mlp.unpack" in line]

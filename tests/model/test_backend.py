@@ -10,8 +10,9 @@ from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.mlp import RoutedMlp
+from tests.comparison import relative_error
 from tests.helpers import TINY, random_sam
-from tests.networks import noise_image, relative_error
+from tests.networks import noise_image
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
 ONE_BLOCK = (1.0, 1.0, 0.4, 1.0)

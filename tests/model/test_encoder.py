@@ -11,8 +11,9 @@ from torch import Tensor
 from sparsesam_deploy.errors import DensityError, InvalidInput
 from sparsesam_deploy.model.config import DENSE, FAMILIES, ORDERS, PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from tests.comparison import relative_error
 from tests.holdout import preprocess, scenes
-from tests.networks import SMALL, nano, noise_image, relative_error, small_encoder, stock_encoder
+from tests.networks import SMALL, nano, noise_image, small_encoder, stock_encoder
 from tests.oracle import OracleEncoder
 
 DENSE_TOLERANCE = 1e-5  # largest difference

@@ -10,7 +10,8 @@ from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.shared_attention import SharedAttention, take_rows
-from tests.networks import SMALL, relative_error, small_encoder
+from tests.comparison import relative_error
+from tests.networks import SMALL, small_encoder
 
 BATCH, NUM_TOKENS, CHANNELS = 2, 4096, 32
 densities = pytest.mark.parametrize("density", (0.25, 0.2504, 0.5, 0.9993, 0.9999))

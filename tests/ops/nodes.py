@@ -30,12 +30,6 @@ BODY_TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3}
 """Relative, in L2: a body in float16 also rounds what it computes on the way."""
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative distance in L2, NaN where anything is NaN."""
-    found, expected = found.double(), expected.double()
-    return ((found - expected).norm() / expected.norm()).item()
-
-
 def one_node_model(
     node_type: str, inputs: Mapping[str, Tensor], attributes: Mapping[str, object], outputs: Mapping[str, torch.dtype]
 ) -> onnx.ModelProto:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparsesam_deploy.ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_unpack
 from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, Pack
-from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERANCE, relative_error, run_node
+from tests.comparison import relative_error
+from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERANCE, run_node
 
 BATCH, GRID, CHANNELS, EPSILON = 2, 16, 48, 1e-6
 NUM_TOKENS, NUM_ALL = GRID**2, GRID**2 // 4

@@ -15,9 +15,10 @@ from sparsesam_deploy.ops.routed_mlp import Route, group_sobel, group_variance, 
 from sparsesam_deploy.ops.routed_mlp import triton as kernels
 from sparsesam_deploy.ops.routed_mlp.kernels.quadtree import _quadtree_score_kernel
 from sparsesam_deploy.ops.routed_mlp.onnx import Pack
+from tests.comparison import relative_error
 from tests.ops import test_routed_mlp as cases
 from tests.ops.kernels import DEVICE, KERNEL_TOLERANCE, launch_in_blocks
-from tests.ops.nodes import DTYPES, relative_error
+from tests.ops.nodes import DTYPES
 from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, by_group, make_route, make_stream, packs
 from tests.oracle import z_curve
 

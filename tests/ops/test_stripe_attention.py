@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, PATTERNS, Pattern
-from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERANCE, relative_error, run_node
+from tests.comparison import relative_error
+from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERANCE, run_node
 
 BATCH, NUM_HEADS, GRID, WINDOW, TILE = 2, 2, 16, 14, 64
 NUM_TOKENS, NUM_WINDOWS = GRID**2, 4

@@ -13,8 +13,9 @@ from sparsesam_deploy.ops import triton_language
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.kernels import lattice
 from sparsesam_deploy.ops.stripe_attention.onnx import PATTERNS, Pattern
+from tests.comparison import relative_error
 from tests.ops.kernels import DEVICE, KERNEL_TOLERANCE, launch_in_blocks
-from tests.ops.nodes import DTYPES, relative_error
+from tests.ops.nodes import DTYPES
 from tests.ops.test_stripe_attention import NUM_HEADS, Case, make_case, masked_attention
 from tests.oracle import bit_reversed_offsets, morton_code, z_curve
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from sparsesam_deploy.parity.metrics import boundary_iou, cosine, mask_iou, max_abs, median_error, relative_l2
 
@@ -57,6 +58,17 @@ def test_equal_tensors():
     assert relative_l2(x, x, x) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_tensors_are_compared_in_float64_as_arrays_are(dtype):
+    actual, expected, base = (torch.from_numpy(values).to(dtype) for values in (*pair(), pair()[0] - pair()[1]))
+    arrays = [tensor.double().numpy() for tensor in (actual, expected, base)]
+    assert relative_l2(actual, expected) == pytest.approx(relative_l2(*arrays[:2]), rel=1e-12)
+    assert relative_l2(actual, expected, base) == pytest.approx(relative_l2(*arrays), rel=1e-12)
+    assert relative_l2(actual.float(), expected) == relative_l2(actual, expected)  # of two dtypes
+    assert relative_l2(expected, expected) == relative_l2(0 * actual, 0 * actual) == 0
+    assert relative_l2(actual, 0 * actual) > 1e300
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("where", ["actual", "expected", "both"])
@@ -67,6 +79,7 @@ def test_what_is_not_finite_can_pass_no_threshold(value, where):
             tensor[0, 0, 0] = value
     assert (relative_l2(actual, expected), cosine(actual, expected), max_abs(actual, expected)) == (np.inf, -1, np.inf)
     assert relative_l2(actual, expected, np.zeros_like(actual)) == np.inf
+    assert relative_l2(torch.from_numpy(actual), torch.from_numpy(expected)) == np.inf
     assert median_error(actual, expected) == np.inf
 
 
@@ -78,6 +91,7 @@ def test_nothing_is_infinitely_large_enough_to_excuse_an_error():
     assert relative_l2(actual, expected, base) == np.inf
     huge = np.full(4, 1e30, np.float32)  # its square overflows float32
     assert relative_l2(huge * 1.5, huge) == pytest.approx(0.5, rel=1e-6)
+    assert relative_l2(torch.from_numpy(huge * 1.5), torch.from_numpy(huge)) == pytest.approx(0.5, rel=1e-6)
     assert relative_l2(np.ones(3), np.zeros(3)) > 1e300
 
 

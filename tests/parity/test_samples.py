@@ -68,21 +68,24 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 
 
 def test_a_folder_stands_for_its_images_in_order_of_name(tmp_path):
+    """Those in sub-folders too, whose names would otherwise not tell them apart."""
     for name in ("b.PNG", "a.jpg", "c.webp"):
         save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "more").mkdir()
     save(tmp_path / "more" / "d.png")
     save(tmp_path / "single.bmp")
-    names = [sample.name for sample in user_samples([tmp_path / "single.bmp", tmp_path])]
-    assert names == ["single.bmp", "a.jpg", "b.PNG", "c.webp", "single.bmp"]
+    samples = user_samples([tmp_path / "single.bmp", tmp_path])
+    names = [sample.name for sample in samples]
+    assert names == ["single.bmp", "a.jpg", "b.PNG", "c.webp", "more/d.png", "single.bmp"]
+    assert {sample.pixels.shape for sample in samples} == {(20, 40, 3)}
 
 
 @pytest.mark.parametrize("content", [(), ("notes.txt",)], ids=["empty", "no-image"])
 def test_a_folder_without_images_is_refused(tmp_path, content):
     for name in content:
         (tmp_path / name).write_text("not an image")
-    with pytest.raises(InvalidInput, match=re.escape(f"folder {tmp_path} holds no image; name a folder with")):
+    with pytest.raises(InvalidInput, match=re.escape(f"folder {tmp_path} holds no image, nor do its sub-folders")):
         user_samples([tmp_path])
 
 

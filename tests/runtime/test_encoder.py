@@ -173,7 +173,7 @@ def test_latency_figures():
 
 def test_measuring_calls_the_encoder_that_often(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr("sparsesam_deploy.runtime.encoder.time.perf_counter", lambda: 0.001 * next(clock) ** 2)
+    monkeypatch.setattr("sparsesam_deploy.runtime.timing.time.perf_counter", lambda: 0.001 * next(clock) ** 2)
     backend, seen = Recorder(), []
     found = make_encoder(backend).measure(2, 3, lambda share, words: seen.append(share))
     assert [len(image) for image in backend.seen] == [2] * 4  # a warm-up and three

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsesam_deploy.model import captured as captured_module
-from sparsesam_deploy.model.captured import WARM_UP
-from sparsesam_deploy.runtime import gpu_call
+from sparsesam_deploy.runtime import cuda_graph, gpu_call
+from sparsesam_deploy.runtime.cuda_graph import WARM_UP
 from sparsesam_deploy.runtime.gpu_call import GpuCall
 
 
@@ -100,7 +99,7 @@ class PretendedTensor:
 @pytest.fixture
 def torch(monkeypatch) -> Pretence:
     pretence = Pretence()
-    for module in (gpu_call, captured_module):
+    for module in (gpu_call, cuda_graph):
         monkeypatch.setattr(module, "torch", pretence)
     return pretence
 

@@ -18,7 +18,8 @@ from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, ParitySu
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
 from sparsesam_deploy.model.predictor import SparseSamPredictor
 from sparsesam_deploy.runtime import backends
-from tests.export.models import random_image, relative_error
+from tests.comparison import relative_error
+from tests.export.models import random_image
 from tests.helpers import TINY, save_random_checkpoint
 from tests.runtime.builds import CHECKPOINT
 

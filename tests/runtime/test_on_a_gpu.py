@@ -18,7 +18,8 @@ from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest
 from sparsesam_deploy.engines.options import RTX_COMPUTE_CAPABILITIES
 from sparsesam_deploy.errors import SparseSamError
 from sparsesam_deploy.model.image import preprocess
-from tests.export.models import random_image, relative_error
+from tests.comparison import relative_error
+from tests.export.models import random_image
 from tests.runtime.builds import Build, make_engine_again
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; make gpu-check runs it")

@@ -1,10 +1,10 @@
-"""What the data sets share: finding image files, reading them, and telling whether they are the same as last time."""
+"""What the data sets share: pairing files, reading them, and telling whether they are the same as last time."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy as np
 from ...artifacts import sha256_file
 from ...errors import ImageError, InvalidInput
 from ...model.image import read_image
-from ...parity.samples import IMAGE_SUFFIXES
 from .dataset import BadImage
 
 MAX_MASK_BYTES = 4 * 1024**3
@@ -20,35 +19,6 @@ MAX_MASK_BYTES = 4 * 1024**3
 
 Progress = Callable[[float], None]
 """Is told the share of the work that is done, 0 to 1."""
-
-
-def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, besides: Path | None = None) -> list[Path]:
-    """Files of these suffixes in ``folder`` and its sub-folders, relative to it, in order of name.
-
-    Names that start with a dot are no images: macOS puts ``._photo.png`` beside ``photo.png`` into archives. What lies
-    in ``besides``, if that is a folder inside ``folder``, is left out too.
-
-    Raises:
-        InvalidInput: ``folder`` is not a folder.
-    """
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder; name the folder that holds the images or labels.")
-    nested = besides is not None and folder.resolve() in besides.resolve().parents
-    found = []
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
-            continue
-        if path.is_file() and not (nested and path.resolve().is_relative_to(besides.resolve())):
-            found.append(relative)
-    return sorted(found, key=Path.as_posix)
-
-
-def image_files(folder: Path, besides: Path | None = None) -> list[Path]:
-    """`files_in` for images; none at all is refused."""
-    if not (found := files_in(folder, besides=besides)):
-        raise InvalidInput(f"folder {folder} holds no image; name a folder with PNG or JPEG files.")
-    return found
 
 
 def by_stem(folder: Path, files: Iterable[Path]) -> dict[str, Path]:

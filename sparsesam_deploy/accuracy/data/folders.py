@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from ...errors import ImageError, InvalidInput
 from ...model.image import read_image
-from ...parity.samples import IMAGE_SUFFIXES
+from ...model.image_files import files_in, image_files
 from .dataset import BadImage, LabelledImage
-from .files import Progress, by_stem, check_memory, files_in, fingerprint, hashes, image_files, read_pixels
+from .files import Progress, by_stem, check_memory, fingerprint, hashes, read_pixels
 
 LABELS_ENDING = "_labels"
 LABELS_SUFFIX = ".png"
@@ -151,7 +151,7 @@ class MaskPairs(_Pairs):
         if images.resolve() == masks.resolve():
             raise InvalidInput(f"images and masks are the same folder, {images}; put them into one folder each.")
         image_of = by_stem(images, image_files(images, besides=masks))
-        mask_of = by_stem(masks, files_in(masks, IMAGE_SUFFIXES, besides=images))
+        mask_of = by_stem(masks, files_in(masks, besides=images))
         super().__init__(images, masks, image_of, mask_of, "", progress)
 
     def _read(self, file: Path) -> np.ndarray:

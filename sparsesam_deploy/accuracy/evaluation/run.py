@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,16 +10,15 @@ import torch
 from rich.console import Console
 
 from ...artifacts import output_folder
-from ...export.metadata import package_versions
 from ...model.checkpoint import LoadedSam
 from ...parity.report import write_json
 from ...progress import counted
+from ...provenance import Provenance, package_versions
 from ..data.mirrored import Mirrored
 from ..report import write_plots, write_report
-from ..report.records import Evaluation
+from ..report.records import Evaluation, RunProvenance
 from .gallery import CASES, pictures
 from .journal import Journal
-from .machine import Clock
 from .scoring import Subject, run, summarise, write_objects
 
 JOURNAL = "evaluation.journal"
@@ -45,7 +45,7 @@ def evaluate(
         InvalidInput: an unusable image or label without ``skip_bad``; the journal is of another evaluation; ``output``
             cannot be written.
     """
-    clock = Clock()
+    begun = time.monotonic()
     with output_folder(output) as folder:
         if restart:
             (output / JOURNAL).unlink(missing_ok=True)
@@ -56,7 +56,7 @@ def evaluate(
             run(subject, dataset, journal, skip_bad, advance)
         summary, variants = summarise(subject, dataset, journal)
         document = Evaluation(
-            provenance=clock.provenance(loaded, seed, device),
+            provenance=provenance_of(loaded, seed, device, begun),
             dataset=summary,
             prompts=tuple(kind.name for kind in subject.judge.prompts),
             variants=variants,
@@ -70,6 +70,17 @@ def evaluate(
             write_report(folder / REPORT, document, None, *shown)
     (output / JOURNAL).unlink()
     return document
+
+
+def provenance_of(loaded: LoadedSam, seed: int, device: torch.device, begun: float) -> RunProvenance:
+    """Of a run that began at ``begun``, by `time.monotonic`."""
+    return RunProvenance(
+        **Provenance.here(device).model_dump(),
+        model=loaded.source,
+        checkpoint_sha256=loaded.sha256,
+        seed=seed,
+        seconds=round(time.monotonic() - begun, 1),
+    )
 
 
 def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored) -> dict:

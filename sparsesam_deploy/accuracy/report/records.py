@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from ...provenance import Provenance
+
 SCHEMA = 1
 
 
@@ -94,15 +96,11 @@ class DatasetSummary(BaseModel):
     skipped: tuple[str, ...]
 
 
-class Provenance(BaseModel):
-    """How to get these numbers again."""
+class RunProvenance(Provenance):
+    """How to get these numbers again: of which weights, by which seed; ``seconds`` is what it took."""
 
-    command: str
-    created: str
     model: str
     checkpoint_sha256: str
-    versions: dict[str, str]
-    machine: dict[str, str]
     seed: int
     seconds: float
 
@@ -111,7 +109,7 @@ class Evaluation(BaseModel):
     """``evaluation.json``: ``variants`` start with the dense encoder."""
 
     schema_version: Literal[1] = SCHEMA
-    provenance: Provenance
+    provenance: RunProvenance
     dataset: DatasetSummary
     prompts: tuple[str, ...]
     variants: tuple[VariantResult, ...]
@@ -168,7 +166,7 @@ class Tuning(BaseModel):
     """``tuning.json``: ``chosen`` and ``compared`` name two ``points``, ``loss_is`` says in words what a loss is."""
 
     schema_version: Literal[1] = SCHEMA
-    provenance: Provenance
+    provenance: RunProvenance
     calibration: DatasetSummary
     validation: DatasetSummary
     budget: dict[str, float]

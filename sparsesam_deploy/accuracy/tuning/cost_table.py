@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -21,6 +20,7 @@ from ...model.encoder import SparseBlock, SparseSamEncoder
 from ...model.layers import cast_copy
 from ...ops.backend import Backend
 from ...progress import Advance
+from ...runtime.timing import Call, milliseconds
 from ..evaluation.multiplications import attention_work, mlp_work
 from ..report.records import Knob
 from .schedule import Move, Schedule, SearchSpace
@@ -152,15 +152,6 @@ def measured_table(
     )
 
 
-def _milliseconds(call, device: torch.device) -> float:
-    def once() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return 1e3 * (time.perf_counter() - start)
-
-    once()
-    return median(once() for _ in range(REPEATS))
+def _milliseconds(call: Call, device: torch.device) -> float:
+    call()
+    return median(milliseconds(call, device) for _ in range(REPEATS))

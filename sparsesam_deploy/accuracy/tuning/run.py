@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,20 +11,20 @@ import torch
 from rich.console import Console
 
 from ...artifacts import output_folder
-from ...export.metadata import package_versions
 from ...model.checkpoint import LoadedSam
 from ...ops.backend import Backend
 from ...parity.report import write_json
 from ...progress import Stages, counted
+from ...provenance import package_versions
 from ..data.mirrored import Mirrored
 from ..evaluation.gallery import CASES, pictures
 from ..evaluation.journal import Journal
 from ..evaluation.judge import Judge
-from ..evaluation.machine import Clock
+from ..evaluation.run import provenance_of
 from ..evaluation.scoring import Advance
 from ..evaluation.variants import torch_variant
 from ..report import Case, KeptTokens, write_plots, write_report
-from ..report.records import DatasetSummary, Provenance, Tuning
+from ..report.records import DatasetSummary, RunProvenance, Tuning
 from .cost_table import CostTable, counted_table, measured_table
 from .measurements import Trials, paired
 from .schedule import SearchSpace
@@ -66,7 +67,7 @@ def tune(
         CheckFailed: no schedule that was evaluated meets the budget.
         InvalidInput: an unusable image or label; the journal is of another run; ``output`` cannot be written.
     """
-    clock, loaded = Clock(), setting.loaded
+    begun, loaded = time.monotonic(), setting.loaded
     with output_folder(output) as folder:
         if restart:
             (output / JOURNAL).unlink(missing_ok=True)
@@ -81,7 +82,7 @@ def tune(
         search = tuner.search()
         chosen = tuner.choose(search)
         compared = tuner.uniform(chosen)
-        provenance = clock.provenance(loaded, setting.seed, setting.device)
+        provenance = provenance_of(loaded, setting.seed, setting.device, begun)
         document = _document(provenance, setting, calibration, validation, budget, table, search, chosen, compared)
         write_json(folder / DOCUMENT, document.model_dump(mode="json"))
         write_json(folder / COSTS, table.model_dump(mode="json"))
@@ -116,7 +117,7 @@ def _table(setting: Setting, budget: Budget, console: Console) -> CostTable:
 
 
 def _document(
-    provenance: Provenance,
+    provenance: RunProvenance,
     setting: Setting,
     calibration: Trials,
     validation: Trials,

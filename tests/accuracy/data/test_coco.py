@@ -31,7 +31,7 @@ from tests.accuracy.data.instances import (
 )
 from tests.holdout import scenes
 
-HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
+HOLDOUT = Path(__file__).parents[2] / "data" / "holdout"
 
 
 def dataset(folder: Path, images: list, annotations: list, **more) -> CocoDataset:

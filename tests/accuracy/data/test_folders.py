@@ -14,7 +14,7 @@ from sparsesam_deploy.accuracy.data.dataset import BadImage
 from sparsesam_deploy.accuracy.data.folders import LabelMaps, MaskPairs, Unlabelled
 from sparsesam_deploy.errors import InvalidInput
 
-HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
+HOLDOUT = Path(__file__).parents[2] / "data" / "holdout"
 HEIGHT, WIDTH = 12, 16
 ORIENTATION = 0x0112
 

@@ -16,7 +16,7 @@ from sparsesam_deploy.accuracy.report.records import (
     Evaluation,
     Interval,
     ParetoPoint,
-    Provenance,
+    RunProvenance,
     Score,
     Sensitivity,
     Step,
@@ -25,7 +25,7 @@ from sparsesam_deploy.accuracy.report.records import (
     Worst,
 )
 
-HOLDOUT = Path(__file__).parents[1] / "data" / "holdout"
+HOLDOUT = Path(__file__).parents[2] / "data" / "holdout"
 DEPTH, GLOBAL = 12, (2, 5, 8, 11)
 SPARSE = {
     # name: flops, change of mean IoU by boxes, by points, its spread
@@ -45,10 +45,11 @@ def cost(flops: float, ms: float | None = None) -> Cost:
     return Cost(gemm=min(1.0, flops + 0.03), flops=flops, bytes=min(1.0, flops + 0.11), ms=ms)
 
 
-def provenance(command: str, **changes) -> Provenance:
+def provenance(command: str, **changes) -> RunProvenance:
     values = {
         "command": command,
         "created": "2026-11-21 06:12 UTC",
+        "commit": "c517247+",
         "model": "nano (9.5 M parameters)",
         "checkpoint_sha256": "3f9c" * 16,
         "versions": {"sparsesam-deploy": "0.1.0 (c517247)", "torch": "2.15.0", "onnxruntime": "1.31.0", "numpy": "2.3"},
@@ -56,7 +57,7 @@ def provenance(command: str, **changes) -> Provenance:
         "seed": 0,
         "seconds": 1130.0,
     }
-    return Provenance(**(values | changes))
+    return RunProvenance(**(values | changes))
 
 
 def dataset(**changes) -> DatasetSummary:

@@ -254,6 +254,7 @@ def test_images_and_origin(pages):
     result = evaluation()
     assert all(sentence in text for sentence in result.dataset.skipped) and len(result.dataset.skipped) == 2
     assert "2 crowd annotations" in text and result.provenance.checkpoint_sha256 in text
+    assert result.provenance.commit in text
     for name, value in (result.provenance.versions | result.provenance.machine).items():
         assert name in text and value in text
     (command,) = pages["evaluation"].all("code", pages["evaluation"].all("pre")[0])
