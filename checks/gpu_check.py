@@ -33,6 +33,7 @@ from benchmarks import encoder_speed, speed_plot
 from benchmarks.results import Outcome, file_stem, machine, progress, save
 from benchmarks.targets import SPEED_UP, Target, targets
 from benchmarks.timing import reason
+from sparsesam_deploy.errors import EnvironmentProblem
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 475
@@ -320,7 +321,7 @@ def _table(title: str, *headings: str) -> Table:
 def draw_plot(results: dict, path: Path) -> Outcome:
     try:
         speed_plot.draw(results["encoder"], speed_plot.title_of(results["machine"]), path)
-    except ImportError as problem:
+    except EnvironmentProblem as problem:
         return Outcome("plot", "not run", str(problem))
     except Exception as problem:  # the figures are in the JSON
         return Outcome("plot", "failed", reason(problem))

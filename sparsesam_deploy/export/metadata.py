@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxruntime
 
 from ..errors import CheckFailed, InvalidInput
 from ..model.config import IMAGE_SIZE, PATCH_SIZE, PIXEL_MEAN, PIXEL_STD, SparsityConfig
@@ -30,10 +30,14 @@ PREPROCESSING = {
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what took part in an export."""
+    """Versions of what takes part in an export, and of ONNX Runtime, which judges it, where that is installed."""
     names = ("sparsesam-deploy", "torch", "onnx", "onnxscript", "segment-anything")
-    found = {name: version(name) for name in names}
-    return {"python": platform.python_version(), **found, "onnxruntime": onnxruntime.__version__}
+    found = {"python": platform.python_version(), **{name: version(name) for name in names}}
+    with suppress(ImportError):  # of its two packages the one that is imported
+        import onnxruntime
+
+        found["onnxruntime"] = onnxruntime.__version__
+    return found
 
 
 def content_digest(model: onnx.ModelProto, folder: Path) -> str:
