@@ -1,4 +1,4 @@
-"""What benchmarks write: JSON that is complete or absent, on which machine, and outcomes of checks."""
+"""What benchmarks write: JSON that is complete or absent, and on which machine it was measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,15 +19,6 @@ from benchmarks.provenance import commit
 from sparsesam_deploy.artifacts import output_file
 
 UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One check: ``status`` is passed, failed or not run."""
-
-    check: str
-    status: str
-    detail: str
 
 
 def progress(words: str) -> None:

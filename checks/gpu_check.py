@@ -30,9 +30,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import encoder_speed, speed_plot
-from benchmarks.results import Outcome, file_stem, machine, progress, save
-from benchmarks.targets import SPEED_UP, Target, targets
+from benchmarks.results import file_stem, machine, progress, save
 from benchmarks.timing import reason
+from checks.outcome import Outcome
+from checks.targets import SPEED_UP, Target, targets
 from sparsesam_deploy.errors import EnvironmentProblem
 
 ROOT = Path(__file__).parents[1]
@@ -198,12 +199,12 @@ def parts(compiled: bool) -> list[Part]:
     pytest_missing = None if importlib.util.find_spec("pytest") else "pytest is not installed"
 
     def module(name: str, *options: str) -> tuple[str, ...]:
-        return (python, "-m", f"benchmarks.{name}", *options)
+        return (python, "-m", name, *options)
 
     def encoder(family: str, seconds: float) -> Part:
         options, more = (("--compile",), COMPILE_SECONDS) if compiled else ((), 0)
         name = f"encoder {family}"
-        return Part(name, seconds + more, module("encoder_speed", family, *options), judge_benchmark(name))
+        return Part(name, seconds + more, module("benchmarks.encoder_speed", family, *options), judge_benchmark(name))
 
     return [
         Part(
@@ -217,14 +218,14 @@ def parts(compiled: bool) -> list[Part]:
         Part(
             "memory check",
             50,
-            (sanitizer or "", *memory, *module("kernel_smoke")),
+            (sanitizer or "", *memory, *module("checks.kernel_smoke")),
             judge_memory,
             writes_json=False,
             environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # so that a write past a tensor leaves its allocation
             why_not=None if sanitizer else "compute-sanitizer is not on the PATH",
         ),
-        Part("reference", 25, module("engine_checks", "--kind", "reference"), judge_checks("reference")),
-        Part("engines", 30, module("engine_checks", "--kind", "engines"), judge_checks("engines")),
+        Part("reference", 25, module("checks.engine_checks", "--kind", "reference"), judge_checks("reference")),
+        Part("engines", 30, module("checks.engine_checks", "--kind", "engines"), judge_checks("engines")),
         Part(
             "runtime tests",
             20,
@@ -233,8 +234,8 @@ def parts(compiled: bool) -> list[Part]:
             writes_json=False,
             why_not=pytest_missing,
         ),
-        Part("plugins", 45, module("plugin_checks"), judge_checks("plugins")),
-        Part("attention", 60, module("attention_speed"), judge_benchmark("attention")),
+        Part("plugins", 45, module("checks.plugin_checks"), judge_checks("plugins")),
+        Part("attention", 60, module("benchmarks.attention_speed"), judge_benchmark("attention")),
         encoder("vit_b", 35),
         encoder("vit_l", 40),
         encoder("vit_h", 60),
