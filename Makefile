@@ -31,7 +31,7 @@ clean:
 	touch $@
 
 .venv/demo: .venv/pip pyproject.toml $(SOURCES)
-	test -e .venv/dev || $(BIN)/pip install --quiet .
+	test -e .venv/dev || $(BIN)/pip install --quiet '.[all-cpu]'
 	touch $@
 
 .venv/dev: .venv/pip pyproject.toml

@@ -23,13 +23,13 @@ from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from benchmarks import timing
+from benchmarks.random_weights import random_encoder
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
 from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
 from sparsesam_deploy.model.config import FAMILIES, IMAGE_SIZE, PRESETS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
-from sparsesam_deploy.model.sam import build_sam
 from sparsesam_deploy.parity.metrics import relative_l2
 from sparsesam_deploy.parity.tolerance import TOLERANCES
 
@@ -65,30 +65,6 @@ class Gemm:
 
 def density_of(sparsity: SparsityConfig) -> dict[str, float]:
     return {"attention": sparsity.attention_density, "mlp": sparsity.mlp_density}
-
-
-def random_encoder(config: SamConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> ImageEncoderViT:
-    """Segment Anything's encoder with random weights, made where they are used.
-
-    Linear layers keep the variance of their input, norms scale by about 1, biases and position tables are not zero, so
-    that no part of the network is silent.
-    """
-    encoder = build_sam(config).image_encoder  # on the meta device: takes no memory
-    generator = torch.Generator(device).manual_seed(seed)
-    tensors = {}
-    for name, parameter in encoder.state_dict().items():
-        values = torch.randn(parameter.shape, generator=generator, device=device)
-        if name.endswith("pos_embed"):
-            values *= 0.2
-        elif name.endswith(("rel_pos_h", "rel_pos_w", ".bias")):
-            values *= 0.1
-        elif parameter.ndim == 1:  # the weight of a norm
-            values = 1 + 0.1 * values
-        else:
-            values /= parameter[0].numel() ** 0.5
-        tensors[name] = values.to(dtype)
-    encoder.load_state_dict(tensors, assign=True)
-    return encoder.requires_grad_(False).eval()
 
 
 def random_images(batch: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.helpers import save_random_checkpoint
+from benchmarks.random_weights import save_random_checkpoint
 
 LIMITS = {"vit_b": {"seconds": 60}, "vit_h": {"seconds": 180, "mib": 8192}}
 """Of load, encoder and decoder together, checks included; engine and proof are not part of it."""

@@ -1,26 +1,16 @@
-"""What benchmarks write: JSON that is complete or absent, and outcomes of checks."""
+"""What benchmarks write: JSON that is complete or absent."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sparsesam_deploy.artifacts import output_file
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One check: ``status`` is passed, failed or not run."""
-
-    check: str
-    status: str
-    detail: str
 
 
 def progress(words: str) -> None:

@@ -12,6 +12,7 @@ import click
 
 from benchmarks.encoder_speed import DEFAULT, GRAPH
 from sparsesam_deploy.artifacts import output_file
+from sparsesam_deploy.optional import importing
 from sparsesam_deploy.provenance import Provenance
 
 COLOURS = {"vit_b": "#0072b2", "vit_l": "#d55e00", "vit_h": "#009e73"}
@@ -22,12 +23,13 @@ def draw(encoder: dict[str, dict], title: str, path: Path) -> None:
     """Write the PNG. ``encoder`` is what `encoder_speed` measured, by family; what was not measured is left out.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        EnvironmentProblem: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+    with importing("matplotlib", "the picture"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
+        from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)

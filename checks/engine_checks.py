@@ -18,7 +18,8 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks.results import Outcome, progress, save
+from benchmarks.results import progress, save
+from checks.outcome import Outcome
 from sparsesam_deploy.errors import EnvironmentProblem, SparseSamError
 from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import PRESETS

@@ -30,9 +30,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import encoder_speed, speed_plot
-from benchmarks.results import Outcome, file_stem, progress, save
-from benchmarks.targets import SPEED_UP, Target, targets
+from benchmarks.results import file_stem, progress, save
 from benchmarks.timing import reason
+from checks.outcome import Outcome
+from checks.targets import SPEED_UP, Target, targets
+from sparsesam_deploy.errors import EnvironmentProblem
 from sparsesam_deploy.provenance import Provenance
 
 ROOT = Path(__file__).parents[1]
@@ -323,7 +325,7 @@ def draw_plot(results: dict, path: Path) -> Outcome:
     try:
         title = speed_plot.title_of(Provenance.model_validate(results["provenance"]))
         speed_plot.draw(results["encoder"], title, path)
-    except ImportError as problem:
+    except EnvironmentProblem as problem:
         return Outcome("plot", "not run", str(problem))
     except Exception as problem:  # the figures are in the JSON
         return Outcome("plot", "failed", reason(problem))

@@ -9,7 +9,7 @@ import click
 import torch
 from torch import Tensor
 
-from benchmarks.encoder_speed import random_encoder
+from benchmarks.random_weights import random_encoder
 from benchmarks.results import progress
 from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
 from sparsesam_deploy.model.config import DENSE, PRESETS, SamConfig, SparsityConfig

@@ -22,7 +22,8 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.results import Outcome, progress, save
+from benchmarks.results import progress, save
+from checks.outcome import Outcome
 from checks.plugin_host import HOST, HostFailed, enqueue
 from checks.plugin_nodes import Node, nodes
 from sparsesam_deploy.model.config import FAMILIES

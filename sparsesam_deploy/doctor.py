@@ -17,6 +17,7 @@ import psutil
 from .engines.builder import BuilderName, load_builder
 from .engines.cuda import cuda_devices
 from .errors import EnvironmentProblem, SparseSamError
+from .optional import EXTRAS, importing, install, missing
 from .plugin_library import find_library, tensorrt_major
 from .provenance import UNKNOWN, driver_version
 
@@ -25,6 +26,16 @@ ENOUGH_MEMORY = 8 * GIB
 """What exporting and building the largest model (ViT-H) takes."""
 ENOUGH_DISK = 4 * GIB
 """ViT-H in fp16 as ONNX and as engine, with as much again while a build replaces an older one."""
+
+PURPOSES = {
+    "onnxruntime": "the proof of a build, verify, running a build on the CPU",
+    "rtx": "engines by --builder tensorrt-rtx",
+    "tensorrt": "engines by --builder tensorrt",
+    "triton": "the GPU kernels, tune-kernels",
+    "accuracy": "evaluate, tune, --overlay",
+    "serving": "triton-server",
+}
+"""What an extra is for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,7 @@ def examine() -> list[Finding]:
         "torch": _torch,
         "onnx": _onnx,
         "builder": _builders,
-        "optional packages": _optional,
+        "extras": _extras,
         "gpu": _gpu,
         "plugin library": _plugin_library,
         "memory": _memory,
@@ -89,10 +100,20 @@ def _torch() -> Iterator[Finding]:
 
 def _onnx() -> Iterator[Finding]:
     yield Finding("onnx", metadata.version("onnx"))
-    import onnxruntime
+    if missing(["onnxruntime"]):
+        remedy = f"{install('onnxruntime')}, or {install('onnxruntime-gpu')} for an NVIDIA GPU; not both"
+        yield Finding("onnxruntime", f"not installed: {PURPOSES['onnxruntime']}", "note", remedy)
+        return
+    with importing("onnxruntime", "the doctor"):
+        import onnxruntime
 
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-    yield Finding("onnxruntime", f"{onnxruntime.__version__}, runs on {', '.join(providers)}")
+    value = f"{onnxruntime.__version__}, runs on {', '.join(providers)}"
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        remedy = "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu"
+        yield Finding("onnxruntime", f"{value}; onnxruntime-gpu is there too and has the same files", "note", remedy)
+    else:
+        yield Finding("onnxruntime", value)
 
 
 def _builders() -> Iterator[Finding]:
@@ -107,16 +128,20 @@ def _builders() -> Iterator[Finding]:
     if usable:
         yield Finding("builder", " or ".join(f"--builder {name}" for name in usable))
     else:
-        yield Finding("builder", "none can be used here", "problem", "pip install tensorrt-rtx")
+        yield Finding("builder", "none can be used here", "problem", install("rtx"))
 
 
-def _optional() -> Iterator[Finding]:
-    for package, purpose, remedy in (
-        ("triton", "the GPU kernels", "pip install 'sparsesam-deploy[triton]'"),
-        ("polygraphy", "running engines in verify", "pip install polygraphy"),
-    ):
-        version = _version(package)
-        yield Finding(package, version) if version else Finding(package, f"not installed: {purpose}", "note", remedy)
+def _extras() -> Iterator[Finding]:
+    """What each extra is for and which of its packages are there; the two of ONNX Runtime are `_onnx`'s."""
+    for extra, packages in EXTRAS.items():
+        if extra.startswith("onnxruntime"):
+            continue
+        if absent := missing(packages):
+            value = f"{', '.join(absent)} not installed: {PURPOSES[extra]}"
+            yield Finding(f"extra {extra}", value, "note", install(extra))
+        else:
+            versions = (f"{package} {_version(package) or 'of unknown version'}" for package in packages)
+            yield Finding(f"extra {extra}", ", ".join(versions))
 
 
 def _gpu() -> Iterator[Finding]:

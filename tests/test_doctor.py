@@ -17,6 +17,7 @@ from sparsesam_deploy.doctor import Finding, examine
 from sparsesam_deploy.engines import cuda
 from sparsesam_deploy.engines.cuda import CudaDevice, cuda_devices
 from sparsesam_deploy.errors import EnvironmentProblem
+from sparsesam_deploy.optional import EXTRAS, install
 
 from .engines.graphs import install_tensorrt
 
@@ -49,8 +50,9 @@ def absent(monkeypatch, *packages):
 
 def test_everything_the_issue_asks_for_is_there(no_gpu):
     names = {finding.name.partition(" in ")[0] for finding in examine()}
-    assert names >= {"python", "torch", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "builder", "triton"}
-    assert names >= {"polygraphy", "gpu", "driver", "plugin library", "free memory", "free disk"}
+    assert names >= {"python", "torch", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "builder"}
+    assert names >= {f"extra {extra}" for extra in EXTRAS if not extra.startswith("onnxruntime")}
+    assert names >= {"gpu", "driver", "plugin library", "free memory", "free disk"}
 
 
 def test_a_machine_without_gpu_is_no_problem(no_gpu, monkeypatch):
@@ -60,9 +62,8 @@ def test_a_machine_without_gpu_is_no_problem(no_gpu, monkeypatch):
     assert not [finding for finding in found.values() if finding.status == "problem"]
     assert found["gpu"].status == "note"
     assert found["builder"] == Finding("builder", "--builder tensorrt-rtx")
-    assert found["tensorrt"] == Finding(
-        "tensorrt", "tensorrt is not installed", "note", "pip install 'sparsesam-deploy[tensorrt]'"
-    )
+    assert (found["tensorrt"].status, found["tensorrt"].remedy) == ("note", install("tensorrt"))
+    assert found["tensorrt"].value.startswith("tensorrt is not installed")
 
 
 def test_a_gpu_is_named_with_driver_and_both_builders(gpu, monkeypatch):
@@ -77,7 +78,7 @@ def test_a_gpu_is_named_with_driver_and_both_builders(gpu, monkeypatch):
 def test_no_builder_is_a_problem_with_a_remedy(no_gpu, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert findings()["builder"] == Finding("builder", "none can be used here", "problem", "pip install tensorrt-rtx")
+    assert findings()["builder"] == Finding("builder", "none can be used here", "problem", install("rtx"))
 
 
 def test_torch_without_cuda_on_a_gpu_machine_is_worth_a_note(gpu, monkeypatch):
@@ -87,19 +88,35 @@ def test_torch_without_cuda_on_a_gpu_machine_is_worth_a_note(gpu, monkeypatch):
     assert "built without CUDA, so it cannot use this machine's GPU" in torch.value
 
 
-@pytest.mark.parametrize(
-    ("package", "status", "remedy"),
-    [
-        ("torch", "problem", "pip install torch torchvision"),
-        ("triton", "note", "pip install 'sparsesam-deploy[triton]'"),
-        ("polygraphy", "note", "pip install polygraphy"),
-    ],
-)
-def test_absent_packages_have_a_remedy(no_gpu, monkeypatch, package, status, remedy):
-    absent(monkeypatch, package)
-    finding = findings()[package]
-    assert (finding.status, finding.remedy) == (status, remedy)
-    assert finding.value.startswith("not installed")
+def test_an_absent_torch_is_a_problem(no_gpu, monkeypatch):
+    absent(monkeypatch, "torch")
+    assert findings()["torch"] == Finding("torch", "not installed", "problem", "pip install torch torchvision")
+
+
+def test_an_extra_is_listed_with_what_it_lacks(no_gpu, monkeypatch):
+    """The extra of two absent packages, the one of a third, and one that is complete."""
+    for module in ("jinja2", "ijson", "triton"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = findings()
+    accuracy = "jinja2, ijson not installed: evaluate, tune, --overlay"
+    assert found["extra accuracy"] == Finding("extra accuracy", accuracy, "note", install("accuracy"))
+    assert (found["extra triton"].status, found["extra triton"].remedy) == ("note", install("triton"))
+    assert found["extra serving"] == Finding("extra serving", f"tritonclient {metadata.version('tritonclient')}")
+
+
+def test_an_absent_onnx_runtime_is_worth_a_note(no_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    finding = findings()["onnxruntime"]
+    assert finding.status == "note" and finding.value.startswith("not installed: the proof of a build")
+    assert install("onnxruntime") in finding.remedy and install("onnxruntime-gpu") in finding.remedy
+
+
+def test_both_packages_of_onnx_runtime_are_worth_a_note(no_gpu, monkeypatch):
+    """They write the same files, so the one installed last is what runs."""
+    monkeypatch.setattr(doctor, "_version", lambda package: "1.32.0")
+    finding = findings()["onnxruntime"]
+    assert finding.status == "note" and "onnxruntime-gpu is there too and" in finding.value
+    assert finding.remedy == "pip uninstall -y onnxruntime && pip install --force-reinstall onnxruntime-gpu"
 
 
 def test_little_memory_and_disk_are_notes(no_gpu, monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..optional import require
 from . import options
 from .console import console, example, finish, in_words, print_json, progress_console
 from .options import read_samples, require_builder
@@ -45,6 +46,9 @@ def build(
     chosen = ExportRecipe.merge(recipe, choices)
     chosen.weights.check_given()
     require_builder(chosen.builder)
+    require("the proof of a build", "onnxruntime")
+    if overlay:
+        require("--overlay", "matplotlib")
     result = building.build(
         chosen,
         output,

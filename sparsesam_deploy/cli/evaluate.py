@@ -14,6 +14,7 @@ from rich.table import Table
 from ..declaration import settings_of
 from ..errors import InvalidInput
 from ..model.config import PRESETS, SparsityConfig
+from ..optional import EXTRAS, require
 from ..recipe import Start
 from . import data, options
 
@@ -78,6 +79,9 @@ def evaluate(
     recipes and exported folders named. Without any, the default preset is evaluated. Without ground truth the dense
     encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
     """
+    require("evaluate", *EXTRAS["accuracy"])
+    if chosen["exported"] and chosen["backend"] in (None, "onnxruntime"):
+        require("--exported", "onnxruntime")
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.run import evaluate as run
     from ..accuracy.evaluation.scoring import Subject

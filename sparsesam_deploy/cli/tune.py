@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InvalidInput
+from ..optional import EXTRAS, require
 from . import data, options
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def tune(
     Unlabelled images will do: 8 to 32 of the kind you segment. Writes recipe.toml for `build --recipe`, the Pareto
     table and a report. What was tried stays in --output, for a run with another budget or one that was killed.
     """
+    require("tune", *EXTRAS["accuracy"])
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.variants import dense_variant
     from ..accuracy.tuning.cost_table import CostTable

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..optional import require
 from . import options
 from .console import console, example, finish, print_json, progress_console
 from .options import read_samples
@@ -36,6 +37,9 @@ def verify(
     as_json: bool,
 ) -> int:
     """Compare the files in DIR with the PyTorch model: block by block, embeddings, masks, and the engine on a GPU."""
+    require("verify", "onnxruntime")
+    if overlay is not None:
+        require("--overlay", "matplotlib")
     from ..artifacts import output_file
     from ..engines.folder import BuildFolder
     from ..export.weights import Weights

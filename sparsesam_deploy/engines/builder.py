@@ -12,6 +12,7 @@ from typing import Any, get_args
 from ..artifacts import output_file, sha256_file
 from ..errors import CheckFailed, EnvironmentProblem, InvalidInput
 from ..export.options import Batch
+from ..optional import extra_of, importing, install, module_of
 from ..plugin_library import tensorrt_major
 from ..progress import Advance
 from .audit import AuditReport, audit_network
@@ -21,18 +22,8 @@ from .manifest import PluginRequirement
 from .monitor import Messages, logger_into, make_monitor, plain, run_cancellable
 from .options import DECODER_PROFILE, RTX_COMPUTE_CAPABILITIES, BuilderName, EngineOptions
 
-
-@dataclass(frozen=True)
-class _Package:
-    module: str
-    minimum: tuple[int, int]
-    install: str
-
-
-_PACKAGES: dict[str, _Package] = {
-    "tensorrt": _Package("tensorrt", (10, 13), "pip install 'sparsesam-deploy[tensorrt]'"),
-    "tensorrt-rtx": _Package("tensorrt_rtx", (1, 2), "pip install --upgrade tensorrt-rtx"),
-}
+_OLDEST: dict[BuilderName, tuple[int, int]] = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 2)}
+"""The first release of each package that will do, as in pyproject.toml."""
 _REEXPORT = "export it again with `sparsesam-export onnx` or choose another --builder"
 
 
@@ -58,16 +49,11 @@ def load_builder(name: BuilderName) -> ModuleType:
     """
     if name not in get_args(BuilderName):
         raise InvalidInput(f"builder {name!r} is unknown; choose --builder {' or '.join(get_args(BuilderName))}.")
-    package = _PACKAGES[name]
-    try:
-        trt = importlib.import_module(package.module)
-    except Exception as error:  # the packages raise more than ImportError when a library of theirs does not load
-        absent = isinstance(error, ModuleNotFoundError)
-        problem = "is not installed" if absent else f"does not load ({plain(str(error))})"
-        raise EnvironmentProblem(f"{name} {problem}; {package.install}.") from error
-    if tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < package.minimum:
-        wanted = ".".join(map(str, package.minimum))
-        raise EnvironmentProblem(f"{name} {trt.__version__} is older than {wanted}; {package.install}.")
+    with importing(name, f"an engine by --builder {name}"):
+        trt = importlib.import_module(module_of(name))
+    if tuple(map(int, re.findall(r"\d+", trt.__version__)[:2])) < _OLDEST[name]:
+        wanted = ".".join(map(str, _OLDEST[name]))
+        raise EnvironmentProblem(f"{name} {trt.__version__} is older than {wanted}; {install(extra_of(name))}.")
     if name == "tensorrt" and not cuda_devices():
         raise EnvironmentProblem(
             "tensorrt times kernels on a GPU and there is no CUDA device; use --builder tensorrt-rtx, which needs none."

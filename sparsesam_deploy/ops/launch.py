@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,7 +68,7 @@ def read_settings(path: Path) -> tuple[Launch, ...]:
         InvalidInput: the file cannot be read, or an entry has other fields or values than `Launch`.
     """
     try:
-        return tuple(Launch(**entry) for entry in tomllib.loads(path.read_text())["launch"])
+        return tuple(Launch(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["launch"])
     except (OSError, ValueError, KeyError, TypeError) as error:  # TOML and Unicode errors are ValueErrors
         raise InvalidInput(
             f"launch settings {path} cannot be used ({error}); write them with `sparsesam-export tune-kernels` or "
@@ -79,14 +78,18 @@ def read_settings(path: Path) -> tuple[Launch, ...]:
 
 def write_settings(path: Path, entries: Iterable[Launch]) -> None:
     """Write a table that `read_settings` reads."""
-    tables = (
-        "\n[[launch]]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(entry).items())
-        for entry in entries
-    )
-    path.write_text(
-        "# Measured by `sparsesam-export tune-kernels`. Kernels are launched so where the environment variable\n"
-        f"# {SETTINGS_VARIABLE} is the path of this file.\n" + "".join(tables)
-    )
+    import tomlkit  # the plugin library is built where this is not installed
+
+    document, tables = tomlkit.document(), tomlkit.aot()
+    document.add(tomlkit.comment("Measured by `sparsesam-export tune-kernels`. Kernels are launched so where the"))
+    document.add(tomlkit.comment(f"environment variable {SETTINGS_VARIABLE} is the path of this file."))
+    document.add(tomlkit.nl())
+    for entry in entries:
+        table = tomlkit.table()
+        table.update(asdict(entry))
+        tables.append(table)
+    document.add("launch", tables)
+    path.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
 _FORCED: ContextVar[Launch | None] = ContextVar("forced", default=None)

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import EnvironmentProblem, InvalidInput
+from ..errors import InvalidInput
+from ..optional import not_installed
 
 COUNT = re.compile(r"num_\w+|\w+_(step|stride)|grid_size")
 """What kernels call their integer arguments."""
@@ -54,10 +55,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 def require_triton() -> None:
     """Raise EnvironmentProblem where Triton is not installed."""
     if triton is None:
-        raise EnvironmentProblem(
-            "triton is not installed, which backend 'triton' needs; pip install 'sparsesam-deploy[triton]', "
-            "or use backend 'reference'."
-        )
+        raise not_installed("backend 'triton'", ["triton"], "triton", ", or use backend 'reference'")
 
 
 @jit

@@ -13,6 +13,7 @@ from ..engines.cuda import cuda_devices
 from ..engines.manifest import EngineManifest, FileRecord
 from ..engines.opening import open_engine
 from ..errors import CheckFailed, EnvironmentProblem
+from ..optional import importing
 
 
 def why_not(manifest: EngineManifest) -> str | None:
@@ -34,15 +35,17 @@ class EngineRunner:
 
     Raises:
         CheckFailed: manifest and engine, runtime or GPU do not match, or the engine does not load or run.
-        EnvironmentProblem: the runtime package is missing or serves another builder, or a plugin library does not load.
+        EnvironmentProblem: polygraphy or the runtime package is missing or serves another builder, or a plugin library
+            does not load.
     """
 
     def __init__(self, folder: Path, manifest: EngineManifest, record: FileRecord) -> None:
         # Polygraphy chooses between TensorRT and TensorRT-RTX by this variable, once, when it is imported.
         rtx = manifest.builder == "tensorrt-rtx"
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if rtx else "0"
-        from polygraphy import config
-        from polygraphy.backend.trt import TrtRunner
+        with importing("polygraphy", "running an engine", "rtx" if rtx else "tensorrt"):
+            from polygraphy import config
+            from polygraphy.backend.trt import TrtRunner
 
         if rtx != config.USE_TENSORRT_RTX:
             raise EnvironmentProblem(

@@ -6,15 +6,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from ..errors import CheckFailed, EnvironmentProblem, SparseSamError
 from ..export.metadata import load_exported
 from ..export.writer import EXTERNAL_DATA_ABOVE
+from ..optional import importing
 from .precision import in_float32
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PROVIDER = "CPUExecutionProvider"
 """The only provider used here: none is ever chosen behind the user's back."""
@@ -46,9 +50,12 @@ class OnnxRunner:
 
     Raises:
         InvalidInput, CheckFailed: see `load_exported`; the graph lacks an inner value; ONNX Runtime refuses it.
+        EnvironmentProblem: ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
+        with importing("onnxruntime", f"running {path.name}"):
+            import onnxruntime
         model, self.metadata = load_exported(path)
         self.path = path
         computed = {name for node in model.graph.node for name in node.output}
@@ -87,6 +94,8 @@ def _session(model: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSessi
 
     Without ``enable_fallback=False`` a refusal is printed on stdout, where ``--json`` prints, and tried once more.
     """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each of three sessions

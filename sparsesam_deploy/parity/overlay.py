@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from ..model.attention import ImageState
 from ..model.config import IMAGE_SIZE, PATCH_SIZE
 from ..model.encoder import SparseSamEncoder
 from ..model.image import Preprocessed
+from ..optional import importing
 from .verify import Verifier
-
-COLOURS = matplotlib.colormaps["tab20"]
 
 
 def draw_overlay(verifier: Verifier, path: Path) -> None:
-    """Draw the first image that ``verifier`` judged as a PNG."""
+    """Draw the first image that ``verifier`` judged as a PNG.
+
+    Raises:
+        EnvironmentProblem: matplotlib is not installed.
+    """
+    with importing("matplotlib", "the overlay"):
+        from matplotlib import colormaps
+        from matplotlib.figure import Figure
+
+    colours = [np.array(colour) for colour in colormaps["tab20"].colors]
     shown = verifier.first
     image = shown.sample.preprocessed()
     detail, keys = kept_tokens(verifier.sparse, image)
@@ -36,7 +43,7 @@ def draw_overlay(verifier: Verifier, path: Path) -> None:
             shown.exported.masks,
         ),
     ):
-        axis.imshow(_blend(shown.sample.pixels, masks))
+        axis.imshow(_blend(shown.sample.pixels, masks, colours))
         axis.set_title(title)
     axes[2].imshow(shown.sample.pixels)
     scale = max(height, width) / IMAGE_SIZE
@@ -85,11 +92,10 @@ def kept_tokens(encoder: SparseSamEncoder, image: Preprocessed) -> tuple[np.ndar
     return detail, encoder.to_grid(kept)[0, :, :, 0].bool().numpy()
 
 
-def _blend(pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def _blend(pixels: np.ndarray, masks: np.ndarray, colours: Sequence[np.ndarray]) -> np.ndarray:
     picture = pixels.astype(np.float64) / 255
     for index, mask in enumerate(masks):
-        colour = np.array(COLOURS(index % COLOURS.N)[:3])
-        picture[mask] = 0.45 * picture[mask] + 0.55 * colour
+        picture[mask] = 0.45 * picture[mask] + 0.55 * colours[index % len(colours)]
     return picture
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
@@ -22,7 +22,11 @@ from ..export.writer import DTYPES
 from ..model.checkpoint import LoadedSam
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
+from ..optional import importing
 from ..parity.onnx_runner import explained
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 """An image (B, 3, 1024, 1024) on the backend's device -> the encoder's outputs; all float32 and contiguous."""
@@ -106,11 +110,14 @@ class OnnxRuntimeBackend(Backend):
     to a stream; arithmetic on shapes may stay on the CPU there, layers may not: see `_check_placement`.
 
     Raises:
-        EnvironmentProblem: ONNX Runtime has no provider for ``device``, or no kernels for the graph's precision there.
+        EnvironmentProblem: ONNX Runtime is not installed, has no provider for ``device``, or no kernels for the graph's
+            precision there.
         CheckFailed: the files are not those of the manifest, or ONNX Runtime refuses the graph.
     """
 
     def __init__(self, folder: Path, manifest: EngineManifest, device: torch.device) -> None:
+        with importing("onnxruntime", "--backend onnxruntime", "onnxruntime-gpu" if device.type == "cuda" else None):
+            import onnxruntime
         self.device, self.path = device, folder / manifest.encoder_onnx.name
         for record in (manifest.encoder_onnx, *manifest.weight_files):
             record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
@@ -138,6 +145,8 @@ class OnnxRuntimeBackend(Backend):
         return partial(self._encode, session)
 
     def _session(self, provider_options: dict[str, str]) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -242,6 +251,8 @@ def _check_placement(session: onnxruntime.InferenceSession, provider: str, path:
 
     It gives the CPU any node that has no kernel on the GPU, and says nothing.
     """
+    import onnxruntime
+
     placed = (
         (part.ep_name, node.op_type)
         for part in session.get_provider_graph_assignment_info()

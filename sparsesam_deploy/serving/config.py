@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..engines.manifest import EngineManifest
-from ..errors import EnvironmentProblem, InvalidInput
+from ..errors import InvalidInput
+from ..optional import importing
 from .options import ServingOptions
 from .source import ANY, Network, Platform, TensorSpec
 
@@ -31,13 +32,8 @@ def schema():
     Raises:
         EnvironmentProblem: tritonclient is not installed.
     """
-    try:
+    with importing("tritonclient", "a repository in Triton's configuration schema"):
         from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise EnvironmentProblem(
-            "tritonclient, which holds Triton's configuration schema, is not installed; "
-            "`pip install 'sparsesam-deploy[serving]'`."
-        ) from error
     return model_config_pb2
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks import encoder_speed
 from benchmarks.encoder_speed import DEFAULT, EAGER, GRAPH, bench, gemms, part, top_kernels
+from benchmarks.random_weights import random_encoder
 from sparsesam_deploy.model.config import DENSE, FAMILIES, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.sam import build_sam
@@ -40,7 +41,7 @@ def test_routed_mlps_have_the_rows_that_are_packed(family: str, depth: int):
 
 
 def test_the_floor_is_the_encoders_own_layers_on_random_rows():
-    stock = encoder_speed.random_encoder(SMALLEST, torch.device("cpu"), torch.float32)
+    stock = random_encoder(SMALLEST, torch.device("cpu"), torch.float32)
     encoder = SparseSamEncoder(stock, SMALLEST, SparsityConfig())
     image = torch.empty(0)
     with torch.no_grad():

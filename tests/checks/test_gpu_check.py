@@ -7,6 +7,8 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
@@ -14,10 +16,11 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks import attention_speed, encoder_speed, speed_plot
-from benchmarks.results import Outcome, file_stem, save
-from benchmarks.targets import targets
+from benchmarks.results import file_stem, save
 from checks import engine_checks, gpu_check, kernel_smoke
 from checks.gpu_check import Finished, Part, judge_benchmark, judge_checks, judge_memory, judge_tests, run_command
+from checks.outcome import Outcome
+from checks.targets import targets
 from sparsesam_deploy.provenance import Provenance
 from tests.benchmarks.synthetic import PROVENANCE, all_results, attention_results
 
@@ -153,7 +156,16 @@ def test_all_parts_fit_the_limit():
     parts = gpu_check.parts(compiled=False)
     assert [part.name for part in parts] == list(gpu_check.PART_NAMES)
     assert sum(part.seconds for part in parts) <= gpu_check.LIMIT < 8 * 60
-    assert all((gpu_check.ROOT / path).is_file() for path in gpu_check.KERNEL_TESTS)
+
+
+def test_parts_run_what_is_there():
+    commands = [part.command for part in gpu_check.parts(compiled=True)]
+    tests = {word for command in commands for word in command if word.endswith(".py")}
+    assert tests == {*gpu_check.KERNEL_TESTS, gpu_check.RUNTIME_TESTS}
+    assert all((gpu_check.ROOT / path).is_file() for path in tests)
+    modules = {word for command in commands for option, word in pairwise(command) if option == "-m"} - {"pytest"}
+    assert {module.partition(".")[0] for module in modules} == {"benchmarks", "checks"}
+    assert all(find_spec(module) for module in modules)
 
 
 def test_tables_and_json_of_results(tmp_path):

@@ -117,7 +117,7 @@ def test_bad_recipe(text, sentence, tmp_path, sparsesam_export):
     ("arguments", "code", "sentence"),
     [
         ((), 2, "no builder was chosen; give --builder"),
-        (("--builder", "tensorrt"), 3, "tensorrt is not installed; pip install 'sparsesam-deploy[tensorrt]'"),
+        (("--builder", "tensorrt"), 3, "needs; pip install 'sparsesam-deploy[tensorrt]'"),
         (("--builder", "tensorrt-rtx", "--timing-cache", "c"), 2, "tensorrt-rtx has no --timing-cache"),
         (("--builder", "tensorrt-rtx", "--compute-capabilities", "SM1"), 2, "SM1"),
     ],

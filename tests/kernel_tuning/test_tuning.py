@@ -152,7 +152,7 @@ def test_the_fastest_that_works_wins(times, best: int, gain: float | None, measu
 
 def test_what_is_written_is_what_is_launched(tmp_path):
     path = tmp_path / "table.toml"
-    entry = tuned(13.0, 12.0).entry('a "quoted" GPU \\ é')
+    entry = tuned(13.0, 12.0).entry('a "quoted" GPU\n[[launch]] # \\ é \x7f \U0001f600')
     write_settings(path, [entry])
     assert read_settings(path) == (entry,)
     assert settings_for(entry.kernel, "9.0", 1280, str(path)) == entry

@@ -205,7 +205,7 @@ def test_onnx_runtime_without_the_provider(dense, pretended_gpus, monkeypatch):
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_onnx_runtime_that_drops_the_provider(dense, monkeypatch):
     """It warns and goes on with the CPU when CUDA does not start."""
-    monkeypatch.setattr(backends.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     manifest = EngineManifest.read(dense.folder / MANIFEST)
     backend = backends.OnnxRuntimeBackend(dense.folder, manifest, torch.device("cuda", 0))
     with pytest.raises(EnvironmentProblem, match=r"CUDAExecutionProvider of ONNX Runtime .* does not start on cuda:0"):

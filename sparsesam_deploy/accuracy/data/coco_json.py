@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-import ijson
-
 from ...errors import InvalidInput
+from ...optional import importing
 from .files import Progress
 from .rle import MAX_PIXELS
 
@@ -92,6 +91,8 @@ class _Stream:
         self._file, self._key, self._progress = file, key, progress
 
     def __iter__(self) -> Iterator[object]:
+        with importing("ijson", "COCO instance JSON"):
+            import ijson
         try:
             with open(self._file, "rb") as opened:
                 counted = _Counted(opened, self._progress)

@@ -6,8 +6,12 @@ first, with a sign and a continuation bit, from the third on as difference to th
 
 from __future__ import annotations
 
+from functools import cache
+from types import ModuleType
+
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from ...optional import importing
 
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)
 """Pillow's hard limit: no larger image could be read. Below it pycocotools' 32-bit arithmetic is safe."""
@@ -37,11 +41,12 @@ def encode(segmentation: object, height: int, width: int) -> bytes:
 
     Raises:
         Unusable: it is none of these, belongs to an image of another size, or covers no pixel.
+        EnvironmentProblem: pycocotools is not installed.
     """
     if not segmentation:
         raise Unusable("has no segmentation")
     if isinstance(segmentation, list):
-        polygons = [_checked_polygon(polygon) for polygon in segmentation]
+        polygons, coco_mask = [_checked_polygon(polygon) for polygon in segmentation], _coco_mask()
         merged = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
         if coco_mask.area(merged) == 0:
             raise Unusable(f"covers no pixel of the image's {width}x{height}")
@@ -58,7 +63,14 @@ def encode(segmentation: object, height: int, width: int) -> bytes:
         raise Unusable(f"covers no pixel of the image's {width}x{height}")
     if isinstance(counts, str):
         return counts.encode("ascii")
-    return coco_mask.frPyObjects([{"size": [height, width], "counts": values}], height, width)[0]["counts"]
+    return _coco_mask().frPyObjects([{"size": [height, width], "counts": values}], height, width)[0]["counts"]
+
+
+@cache  # annotations come by the million
+def _coco_mask() -> ModuleType:
+    with importing("pycocotools", "COCO's polygons and run lengths"):
+        from pycocotools import mask
+    return mask
 
 
 def decode(counts: bytes, height: int, width: int) -> np.ndarray:

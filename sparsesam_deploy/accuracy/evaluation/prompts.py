@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from ...errors import InvalidInput
 from ...model.config import IMAGE_SIZE
 from ...model.decoder import Prompts
+from ...optional import importing
 from ..data.dataset import BadImage
 
 JITTER = 0.1
@@ -192,6 +192,8 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 def deepest_pixel(mask: np.ndarray) -> tuple[int, int]:
     """XY of the pixel farthest from everything that is not mask; outside the image nothing is."""
+    with importing("scipy", "a centre prompt"):
+        from scipy.ndimage import distance_transform_edt
     x0, y0, x1, y1 = tight_box(mask)
     depth = distance_transform_edt(np.pad(mask[y0 : y1 + 1, x0 : x1 + 1], 1))[1:-1, 1:-1]
     y, x = np.unravel_index(depth.argmax(), depth.shape)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
+from ...optional import importing
 
 CSS_PIXELS_PER_INCH = 96
 PNG_SCALE = 2
@@ -119,7 +118,14 @@ def stacked(drawings: Sequence[Drawing]) -> Drawing:
 
 
 def save_png(drawing: Drawing, path: Path) -> None:
-    """Write ``drawing`` on white, two pixels for each of CSS."""
+    """Write ``drawing`` on white, two pixels for each of CSS.
+
+    Raises:
+        EnvironmentProblem: matplotlib is not installed.
+    """
+    with importing("matplotlib", "a report's plots"):
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Circle, Rectangle
     figure = Figure(
         figsize=(drawing.width / CSS_PIXELS_PER_INCH, drawing.height / CSS_PIXELS_PER_INCH), facecolor="white"
     )

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from ...artifacts import output_file
 from ...errors import InvalidInput
+from ...optional import importing
 from . import pareto, sensitivity, words
 from .drawing import Drawing
 from .pictures import Case, CasePictures, KeptTokens, case_pictures, kept_share, thumbnail, veil
 from .records import Evaluation, Interval, Score, Tuning, VariantResult
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).with_name("templates")
 ONE_PANEL, SEVERAL_PANELS, ON_A_PHONE = (960, 400), (470, 340), (330, 320)
@@ -79,7 +82,7 @@ def write_report(
 
     Raises:
         InvalidInput: neither result was given, or ``path`` cannot be written.
-        EnvironmentProblem: the disk is full.
+        EnvironmentProblem: the disk is full, or a package of the extra ``accuracy`` is not installed.
     """
     if evaluation is None and tuning is None:
         raise InvalidInput(f"{path} would report nothing; give an evaluation, a tuning or both.")
@@ -117,6 +120,8 @@ def render(
 
 @cache
 def _environment() -> jinja2.Environment:
+    with importing("jinja2", "a report"):
+        import jinja2
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,  # whatever the file is called: names of images come from anywhere

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from matplotlib.ticker import MaxNLocator
-
+from ...optional import importing
 from .drawing import CHARACTER_WIDTH, TEXT_SIZE, Box, Dot, Drawing, Line, Text
 from .records import Cost, Evaluation, Interval, Tuning
 from .words import flipped, plain, signed, span
@@ -157,6 +156,8 @@ def _axis(values: Sequence[float], count: float) -> tuple[float, float, list[flo
     if high - low < 1e-9:
         low, high = low - 0.01, high + 0.01
     low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+    with importing("matplotlib", "a report's plots"):
+        from matplotlib.ticker import MaxNLocator
     ticks = MaxNLocator(nbins=max(3, int(count)), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return low, high, [0.0 if abs(tick) < 1e-12 else float(tick) for tick in ticks if low <= tick <= high]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import binary_erosion
 
 from ...ops.geometry import GRID_SIZE
+from ...optional import importing
 
 LONGEST_SIDE = 640
 THUMBNAIL_SIDE = 384
@@ -180,6 +180,8 @@ def _fill(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], s
 
 def _outline(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], width: int) -> None:
     """A line just inside the edge of ``mask``; none where the mask leaves the picture."""
+    with importing("scipy", "a report's pictures"):
+        from scipy.ndimage import binary_erosion
     picture[mask & ~binary_erosion(mask, iterations=width, border_value=1)] = colour
 
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomlkit
 import torch
 from rich.console import Console
 
@@ -176,20 +177,25 @@ def _write_pareto(document: Tuning, path: Path) -> None:
 def recipe(document: Tuning, chosen: Point) -> str:
     """The TOML recipe that `build` takes, with what it promises in its comments."""
     sparsity, loss = chosen.candidate.sparsity, chosen.validation.loss
-    lines = [
-        f"# {document.provenance.command}",
-        f"# {document.provenance.model}, {document.provenance.created}: mean IoU {-loss.mean:+.4f} "
+    written = tomlkit.document()
+    for line in (
+        document.provenance.command,
+        f"{document.provenance.model}, {document.provenance.created}: mean IoU {-loss.mean:+.4f} "
         f"[{-loss.high:+.4f}, {-loss.low:+.4f}] on {document.validation.images} images that the search did not see,",
-        f"# {chosen.cost.gemm:.3f} of the dense encoder's linear layers, {chosen.cost.flops:.3f} of all its work.",
-        "# Give the weights with --model or --checkpoint.",
-        f'order = "{sparsity.order}"',
-        f'routing = "{sparsity.routing}"',
-        f'windowed_routing = "{sparsity.windowed_routing}"',
-    ]
+        f"{chosen.cost.gemm:.3f} of the dense encoder's linear layers, {chosen.cost.flops:.3f} of all its work.",
+        "Give the weights with --model or --checkpoint.",
+    ):
+        written.add(tomlkit.comment(_one_line(line)))
+    for name in ("order", "routing", "windowed_routing"):
+        written[name] = getattr(sparsity, name)
     for name in ("attention_density", "mlp_density", "windowed_density"):
-        densities = ", ".join(f"{value:g}" if value < 1 else "1.0" for value in getattr(sparsity, name))
-        lines.append(f"{name} = [{densities}]")
-    return "\n".join(lines) + "\n"
+        written[name] = list(map(float, getattr(sparsity, name)))  # ExportRecipe takes no 1 for a 1.0
+    return tomlkit.dumps(written)
+
+
+def _one_line(text: str) -> str:
+    """``text`` as a comment can have it: a newline or what is no text, in the name of a file, is spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _pictures(

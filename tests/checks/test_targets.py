@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.targets import Target, targets
+from checks.targets import Target, targets
 from tests.benchmarks.synthetic import attention_results, encoder_results
 
 
