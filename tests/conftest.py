@@ -1,8 +1,9 @@
 """Fixtures for the command line, and where kernels run: on the GPU if there is one, else under Triton's interpreter."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,18 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_random_checkpoint(path, TINY)
     return path
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C interrupts this process and those it starts, as in a terminal.
+
+    Under ``nohup``, and in the background of a script, SIGINT is ignored, and children inherit that. A handler is not
+    inherited: a child starts with the default.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

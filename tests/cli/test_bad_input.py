@@ -220,6 +220,7 @@ def start_build(checkpoint: Path, output: Path) -> subprocess.Popen:
     return process
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_in_mid_build_leaves_the_previous_build(tiny_checkpoint, tmp_path):
     (tmp_path / "encoder.engine").write_text("the previous build")
     process = start_build(tiny_checkpoint, tmp_path)

@@ -66,6 +66,7 @@ def raise_value_error(share, words):
         raise ValueError("the progress bar broke")
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("advance", "error"),
     [(interrupt_main_thread, KeyboardInterrupt), (raise_value_error, ValueError)],

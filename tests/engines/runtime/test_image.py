@@ -1,4 +1,4 @@
-"""Images are prepared as segment_anything does it through Pillow, to the bit; masks are scaled as torch does it."""
+"""Images are prepared as segment_anything does it through Pillow, to the bit; masks are scaled as by SAM in float64."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
-from torch.nn import functional as F
 
 from tests.engines.runtime.library import INVALID_INPUT, Refused
+from tests.upscaled import by_sam
 
 PIXEL_MEAN, PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -105,29 +105,18 @@ def test_unusable_images(core):
         core.call("preprocess", None, None, None, None)
 
 
-@pytest.mark.parametrize(("height", "width"), [(1024, 1024), (303, 384), (1365, 2048), (700, 11), (1, 1), (2500, 1111)])
-def test_masks_are_scaled_as_by_torch(core, height, width):
-    low_res = np.random.default_rng(3).normal(0, 8, (256, 256)).astype(np.float32)
-    input_height, input_width = ResizeLongestSide.get_preprocess_shape(height, width, 1024)
-    double = torch.from_numpy(low_res).double()[None, None]
-    frame = F.interpolate(double, (1024, 1024), mode="bilinear", align_corners=False)
-    cropped = frame[..., :input_height, :input_width]
-    expected = F.interpolate(cropped, (height, width), mode="bilinear", align_corners=False)[0, 0].numpy()
-    logits = core.upscale_mask(low_res, height, width)
-    # float32 positions up to 2500 are off by 1e-4 of a pixel, at which random logits differ by tens.
-    assert np.abs(logits - expected).max() < 5e-3
-    sure = np.abs(expected) > 5e-3
-    assert np.array_equal(logits[sure] > 0, expected[sure] > 0)
+def noisy_mask() -> np.ndarray:
+    return np.random.default_rng(3).normal(0, 8, (256, 256)).astype(np.float32)
 
 
-def test_masks_are_those_of_sam(core):
-    """Against `Sam.postprocess_masks` itself, in float32, on a smooth mask."""
+def smooth_mask() -> np.ndarray:
     y, x = np.mgrid[:256, :256].astype(np.float32)
-    low_res = (40 - np.hypot(y - 90, x - 120)).astype(np.float32)
-    sam = Sam.__new__(Sam)
-    torch.nn.Module.__init__(sam)
-    sam.image_encoder = type("Encoder", (torch.nn.Module,), {"img_size": 1024})()
-    expected = sam.postprocess_masks(torch.from_numpy(low_res)[None, None], (808, 1024), (303, 384))[0, 0].numpy()
-    logits = core.upscale_mask(low_res, 303, 384)
-    assert np.abs(logits - expected).max() < 1e-4
-    assert ((logits > 0) != (expected > 0)).sum() == 0
+    return 40 - np.hypot(y - 90, x - 120)
+
+
+@pytest.mark.parametrize("mask", [noisy_mask, smooth_mask])
+@pytest.mark.parametrize(("height", "width"), [(1024, 1024), (303, 384), (1365, 2048), (700, 11), (1, 1), (2500, 1111)])
+def test_masks_are_scaled_as_by_sam(core, height, width, mask):
+    expected, allowed = by_sam(mask(), (height, width))
+    logits = core.upscale_mask(mask(), height, width)
+    assert (np.abs(logits - expected) <= allowed).all()
