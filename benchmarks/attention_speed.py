@@ -25,7 +25,7 @@ from benchmarks import timing
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
 from sparsesam_deploy.model.attention import NUM_TOKENS, SparseAttention
-from sparsesam_deploy.model.config import FAMILIES, SamConfig, SparsityConfig
+from sparsesam_deploy.model.config import FAMILIES, BlockPlan, SamConfig, SparsityConfig
 from sparsesam_deploy.ops.geometry import GRID_SIZE, WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.parity.metrics import relative_l2
@@ -85,7 +85,7 @@ def make_stripe(variant: Variant, config: SamConfig, device: torch.device) -> tu
     side = WINDOW_SIZE if variant.windowed else GRID_SIZE
     with torch.device("meta"):
         attention = Attention(config.embed_dim, config.num_heads, use_rel_pos=True, input_size=(side, side))
-    sparse = SparseAttention(attention, variant.windowed, variant.density, variant.sparsity, False, "triton")
+    sparse = SparseAttention(attention, BlockPlan(0, variant.windowed, variant.density), variant.sparsity, "triton")
     tables = {name: getattr(sparse, name).to(device) for name in sparse.table_names if name != "groups"}
     return Stripe(**tables, lattice_offsets=sparse.static.lattice_offsets), sparse.effective_density
 

@@ -195,9 +195,13 @@ class OracleEncoder:
         merged = torch.cat(heads, dim=-1)
         return attn.proj(merged.view(len(merged), size, size, -1))
 
+    def _density(self, name: str, index: int) -> float:
+        value = getattr(self.config, name)
+        return value if isinstance(value, float) else value[index]
+
     def _global(self, index: int, x: Tensor) -> Tensor:
         block, config = self.vit.blocks[index], self.config
-        density = config.for_block("attention_density", index, self.depth)
+        density = self._density("attention_density", index)
         qkv = self._qkv(block.attn, block.norm1(x))
         groups = cells(GRID)
         ranking = self._ranking("global", qkv[1], groups)[0]
@@ -217,7 +221,7 @@ class OracleEncoder:
         block, config = self.vit.blocks[index], self.config
         if config.windowed_routing == "share-variance":
             return self._shared_windows(index, x)
-        density = config.for_block("windowed_density", index, self.depth)
+        density = self._density("windowed_density", index)
         # Padding comes after the norm, so a padded token is the bias of the projection and takes part like any other.
         windows, padded = window_partition(block.norm1(x), WINDOW)
         qkv = self._qkv(block.attn, windows)
@@ -241,7 +245,7 @@ class OracleEncoder:
         What qkv and proj make of equal rows is equal, so here they work on all tokens. The mean of the four outputs is
         taken after proj, which is linear.
         """
-        block, density = self.vit.blocks[index], self.config.for_block("windowed_density", index, self.depth)
+        block, density = self.vit.blocks[index], self._density("windowed_density", index)
         y = block.norm1(x)
         rows, groups = y.view(GRID * GRID, -1).clone(), cells(GRID)
         flat = groups[~self._best_by_variance(rows, round_half_up((density - 0.25) * GRID * GRID / 3))]
@@ -256,7 +260,7 @@ class OracleEncoder:
 
     def _mlp_update(self, index: int, x: Tensor) -> Tensor:
         """What the MLP half adds to the residual stream ``x`` (64, 64, C)."""
-        block, density = self.vit.blocks[index], self.config.for_block("mlp_density", index, self.depth)
+        block, density = self.vit.blocks[index], self._density("mlp_density", index)
         y = block.norm2(x)
         spared = isinstance(self.config.mlp_density, float) and self.config.routing.startswith("skip-")
         routed = not spared or (index not in self.global_blocks and index > self.global_blocks[0])

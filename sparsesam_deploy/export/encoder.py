@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from ..model.checkpoint import LoadedSam
 from ..model.config import IMAGE_SIZE
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
+from ..model.outputs import EncoderOutputs
 from ..provenance import package_versions
 from .metadata import PREPROCESSING
 from .options import ExportOptions
 from .writer import DTYPES, export_module
 
-OUTPUT = "image_embeddings"
-HQ_OUTPUT = "interm_embeddings"
+OUTPUT, HQ_OUTPUT = (field.name for field in fields(EncoderOutputs))
 
 
 def stream_names(depth: int) -> tuple[str, ...]:
@@ -94,7 +94,5 @@ class _EncoderGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         state = ImageState()
         streams = list(self.encoder.streams(image.to(self.dtype), state))
-        outputs = [self.encoder.finish(streams[-1]).float()]
-        if self.encoder.config.hq:
-            outputs.append(self.encoder.interm_embeddings(streams[1:]).float())
-        return (*outputs, *streams, *(state.decisions[name] for name in self.encoder.decision_names))
+        outputs = self.encoder.outputs_of(streams).map(Tensor.float)
+        return (*outputs.all, *streams, *(state.decisions[name] for name in self.encoder.decision_names))

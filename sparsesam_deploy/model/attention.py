@@ -13,7 +13,7 @@ from ..ops.backend import Backend
 from ..ops.geometry import GRID_SIZE, TILE, WINDOW_SIZE
 from ..ops.stripe_attention import Stripe, stripe_attention
 from . import density, order
-from .config import SparsityConfig
+from .config import BlockPlan, SparsityConfig
 from .ranking import group_scores, group_statistics, highest, ranked_sequence
 
 NUM_TOKENS = GRID_SIZE * GRID_SIZE
@@ -74,31 +74,22 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
 class SparseAttention(nn.Module):
     """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``.
 
-    ``makes_ranking`` marks the first block of its kind, where others of that kind or the routing need its ranking;
     ``backend`` is what computes `stripe_attention`.
     """
 
     row_share = 1.0
     """Share of token rows that go through qkv and proj."""
 
-    def __init__(
-        self,
-        attention: Attention,
-        windowed: bool,
-        attention_density: float,
-        sparsity: SparsityConfig,
-        makes_ranking: bool,
-        backend: Backend,
-    ) -> None:
+    def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
         super().__init__()
         self.backend = backend
         self.qkv, self.proj, self.num_heads = attention.qkv, attention.proj, attention.num_heads
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
-        self.windowed, self.makes_ranking = windowed, makes_ranking
-        self.ranking_name = "ranking_windowed" if windowed else GLOBAL_RANKING
-        self.ranked = sparsity.order == "ranked" and attention_density < 1
-        self.static = key_tables(windowed, attention_density, sparsity)
-        if windowed:
+        self.windowed, self.makes_ranking = plan.windowed, plan.makes_ranking
+        self.ranking_name = "ranking_windowed" if plan.windowed else GLOBAL_RANKING
+        self.ranked = sparsity.order == "ranked" and plan.key_density < 1
+        self.static = key_tables(plan.windowed, plan.key_density, sparsity)
+        if plan.windowed:
             members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
             groups, self.num_tokens = order.window_groups(WINDOW_SIZE), WINDOW_SIZE**2
             tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}

@@ -71,6 +71,27 @@ def _per_block(name: str, density: Density, depth: int) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
+class BlockPlan:
+    """What is computed in one block: its densities are numbers, resolved once for the whole encoder.
+
+    Attributes:
+        index: of the block.
+        windowed: whether it attends within windows; else to the whole grid.
+        key_density: share of the keys that queries attend to.
+        row_density: share of the rows that go through qkv and proj.
+        mlp_density: share of the rows that go through the MLP.
+        makes_ranking: whether it is the first of its kind, and others or the routing need its group ranking.
+    """
+
+    index: int
+    windowed: bool
+    key_density: float = 1.0
+    row_density: float = 1.0
+    mlp_density: float = 1.0
+    makes_ranking: bool = False
+
+
+@dataclass(frozen=True)
 class SparsityConfig:
     """How much of the encoder is computed, and which part. The defaults are the ``default`` preset.
 
@@ -109,52 +130,38 @@ class SparsityConfig:
                 if not 0 < density <= 1:
                     raise DensityError(f"{name} {density:g} is outside (0, 1]; 1 is the dense encoder.")
 
-    @property
-    def shares_rows(self) -> bool:
-        """Whether unselected tokens share their group's mean row (``share``) or pass through unchanged (``skip``)."""
-        return ROUTING_RULES[self.routing].share
-
-    def for_block(self, name: str, index: int, depth: int) -> float:
-        """The density called ``name`` in block ``index`` of ``depth`` blocks."""
-        return _per_block(name, getattr(self, name), depth)[index]
-
-    def key_densities(self, config: SamConfig) -> tuple[float, ...]:
-        """The share of keys that queries attend to in each block of ``config``.
+    def plan(self, config: SamConfig) -> tuple[BlockPlan, ...]:
+        """What is computed in each block of an encoder.
 
         Raises:
-            DensityError: ``attention_density`` or ``windowed_density`` lists another number of blocks.
+            DensityError: a density lists another number of blocks, or ``skip-group-rank`` is to thin a block before the
+                first global one, whose ranking it needs.
         """
-
-        def density(index: int) -> float:
+        rule, shares_windows = ROUTING_RULES[self.routing], self.windowed_routing == "share-variance"
+        attention = _per_block("attention_density", self.attention_density, config.depth)
+        windowed = _per_block("windowed_density", self.windowed_density, config.depth)
+        plans = []
+        for index, mlp in enumerate(self._mlp_densities(config)):
             if index in config.global_blocks:
-                return self.for_block("attention_density", index, config.depth)
-            thinned = self.windowed_routing == "stripe"
-            return self.for_block("windowed_density", index, config.depth) if thinned else 1.0
+                plans.append(BlockPlan(index, False, attention[index], mlp_density=mlp))
+            elif shares_windows:
+                plans.append(BlockPlan(index, True, row_density=windowed[index], mlp_density=mlp))
+            else:
+                plans.append(BlockPlan(index, True, windowed[index], mlp_density=mlp))
+        for kind in (False, True):
+            alike = [plan for plan in plans if plan.windowed == kind]
+            by_attention = self.order == "ranked" and any(plan.key_density < 1 for plan in alike)
+            by_mlp = not kind and rule.by_ranking and any(plan.mlp_density < 1 for plan in plans)
+            if by_attention or by_mlp:
+                plans[alike[0].index] = replace(alike[0], makes_ranking=True)
+        return tuple(plans)
 
-        return tuple(density(index) for index in range(config.depth))
-
-    def row_densities(self, config: SamConfig) -> tuple[float, ...]:
-        """The share of rows that go through qkv and proj in each block of ``config``; 1 where nothing is shared.
-
-        Raises:
-            DensityError: ``windowed_density`` lists another number of blocks.
-        """
-        if self.windowed_routing == "stripe":
-            return (1.0,) * config.depth
-        densities = _per_block("windowed_density", self.windowed_density, config.depth)
-        return tuple(1.0 if i in config.global_blocks else density for i, density in enumerate(densities))
-
-    def mlp_densities(self, config: SamConfig) -> tuple[float, ...]:
-        """The MLP density of each block of ``config``; 1 where the MLP is dense.
-
-        Raises:
-            DensityError: ``skip-group-rank`` before the first global block, whose ranking it needs.
-        """
-        densities = _per_block("mlp_density", self.mlp_density, config.depth)
-        if not self.shares_rows and isinstance(self.mlp_density, (int, float)):
+    def _mlp_densities(self, config: SamConfig) -> tuple[float, ...]:
+        densities, rule = _per_block("mlp_density", self.mlp_density, config.depth), ROUTING_RULES[self.routing]
+        if not rule.share and isinstance(self.mlp_density, (int, float)):
             densities = tuple(density if i in config.routed_blocks else 1.0 for i, density in enumerate(densities))
         first = min(config.global_blocks)
-        if ROUTING_RULES[self.routing].by_ranking and min(densities[:first], default=1.0) < 1:
+        if rule.by_ranking and min(densities[:first], default=1.0) < 1:
             raise DensityError(
                 f"mlp_density is below 1 in a block before {first}, where {self.routing} has no ranking yet; "
                 f"give 1 for the first {first} blocks or another routing."

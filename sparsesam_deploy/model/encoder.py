@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,38 +12,25 @@ from torch import Tensor, nn
 
 from ..ops.backend import Backend
 from ..ops.geometry import GRID_SIZE
-from ..ops.routing import ROUTING_RULES
 from . import order
 from .attention import ImageState, SparseAttention
-from .config import Gelu, SamConfig, SparsityConfig
+from .config import BlockPlan, Gelu, SamConfig, SparsityConfig
 from .layers import as_layer_norm, convolve
 from .mlp import DenseMlp, RoutedMlp
+from .outputs import EncoderOutputs
 from .shared_attention import SharedAttention
 
 
 class SparseBlock(nn.Module):
     """One transformer block on the Z-ordered stream."""
 
-    def __init__(
-        self, block: Block, index: int, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu, backend: Backend
-    ) -> None:
+    def __init__(self, block: Block, plan: BlockPlan, sparsity: SparsityConfig, gelu: Gelu, backend: Backend) -> None:
         super().__init__()
-        windowed = index not in config.global_blocks
-        same_kind = [i for i in range(config.depth) if (i not in config.global_blocks) == windowed]
-        key_densities, row_densities = sparsity.key_densities(config), sparsity.row_densities(config)
-        ranked = sparsity.order == "ranked" and min(key_densities[i] for i in same_kind) < 1
-        mlp_densities = sparsity.mlp_densities(config)
-        by_ranking = ROUTING_RULES[sparsity.routing].by_ranking and min(mlp_densities) < 1
-        needed = ranked or (by_ranking and not windowed)
         self.norm = block.norm1
-        if row_densities[index] < 1:
-            self.attention = SharedAttention(block.attn, index, row_densities[index], sparsity, backend)
-        else:
-            self.attention = SparseAttention(
-                block.attn, windowed, key_densities[index], sparsity, needed and index == same_kind[0], backend
-            )
-        if mlp_densities[index] < 1:
-            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, index, mlp_densities[index], sparsity, backend)
+        shared = plan.row_density < 1
+        self.attention = (SharedAttention if shared else SparseAttention)(block.attn, plan, sparsity, backend)
+        if plan.mlp_density < 1:
+            self.mlp = RoutedMlp(block.norm2, block.mlp, gelu, plan, sparsity, backend)
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
 
@@ -88,7 +75,8 @@ class SparseSamEncoder(nn.Module):
         self.patch_embed = image_encoder.patch_embed.proj
         self.pos_embed = image_encoder.pos_embed
         self.blocks = nn.ModuleList(
-            SparseBlock(block, i, config, sparsity, gelu, backend) for i, block in enumerate(image_encoder.blocks)
+            SparseBlock(block, plan, sparsity, gelu, backend)
+            for block, plan in zip(image_encoder.blocks, sparsity.plan(config), strict=True)
         )
         self.neck = Neck(image_encoder.neck)
         perm = order.z_order(GRID_SIZE)
@@ -156,9 +144,17 @@ class SparseSamEncoder(nn.Module):
         """Output of every block: depth tensors (B, 4096, C), Z-ordered; ``perm[i]`` is the raster index of row i."""
         return list(self.streams(image))[1:]
 
-    def interm_embeddings(self, streams: list[Tensor]) -> Tensor:
-        """SAM-HQ's input: outputs of the global blocks, (num_global, B, 64, 64, C), from ``block_outputs``."""
-        return torch.stack([self.to_grid(streams[i]) for i in self.config.global_blocks])
+    def outputs_of(self, streams: Iterable[Tensor]) -> EncoderOutputs[Tensor]:
+        """The outputs, given the stream after the embedding and after each block; only what is needed of it is kept."""
+        grids = []
+        for index, stream in enumerate(streams, start=-1):
+            if self.config.hq and index in self.config.global_blocks:
+                grids.append(self.to_grid(stream))
+        return EncoderOutputs(self.finish(stream), torch.stack(grids) if grids else None)
+
+    def encode(self, image: Tensor) -> EncoderOutputs[Tensor]:
+        """Image (B, 3, 1024, 1024), normalised and padded, in the parameters' dtype -> its outputs."""
+        return self.outputs_of(self.streams(image))
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode.

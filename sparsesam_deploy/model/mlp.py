@@ -13,7 +13,7 @@ from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack
 from ..ops.routing import ROUTING_RULES
 from . import density, order
 from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
-from .config import Gelu, SparsityConfig
+from .config import BlockPlan, Gelu, SparsityConfig
 from .ranking import group_rank_tokens
 
 
@@ -50,17 +50,16 @@ class RoutedMlp(DenseMlp):
         norm: nn.LayerNorm,
         mlp: MLPBlock,
         gelu: Gelu,
-        index: int,
-        mlp_density: float,
+        plan: BlockPlan,
         sparsity: SparsityConfig,
         backend: Backend,
     ) -> None:
         super().__init__(norm, mlp, gelu)
         self.backend = backend
-        self.decision_name = f"row_of_token_block_{index:02d}"
+        self.decision_name = f"row_of_token_block_{plan.index:02d}"
         self.rule = ROUTING_RULES[sparsity.routing]
         self.selection, self.share = self.rule.selection, self.rule.share
-        self.num_groups, self.num_merged, num_given = density.routed_counts(self.rule, mlp_density, NUM_TOKENS)
+        self.num_groups, self.num_merged, num_given = density.routed_counts(self.rule, plan.mlp_density, NUM_TOKENS)
         given = self.selection == "given"
         self.num_rows = num_given if given else self._route().num_rows(NUM_TOKENS)
         self.mlp_rows = self.num_rows / NUM_TOKENS

@@ -168,7 +168,7 @@ class SparseSamPredictor(SamPredictor):
         """The encoder's results in the decoder's dtype and on its device, as copies of the predictor's own."""
         image = image.to(*_input_place(self.encoder, self.device))
         both = self.hq and isinstance(self.encoder, SparseSamEncoder)
-        result = _encode_with_interm(self.encoder, image) if both else self.encoder(image)
+        result = self.encoder.encode(image).returned if both else self.encoder(image)
         features, interm = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
         self._check(features, interm, len(image))
         decoder = next(self.model.mask_decoder.parameters())
@@ -208,14 +208,6 @@ def _input_place(encoder: ImageEncoder, default: torch.device) -> tuple[torch.de
     parameters = encoder.parameters() if isinstance(encoder, nn.Module) else ()
     first = next((parameter for parameter in parameters if parameter.is_floating_point()), None)
     return (default, torch.float32) if first is None else (first.device, first.dtype)
-
-
-def _encode_with_interm(encoder: SparseSamEncoder, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Image embeddings and the first global block's output (1, B, 64, 64, C), without keeping every stream."""
-    for index, stream in enumerate(encoder.streams(image), start=-1):  # the first stream is the embedding's
-        if index == encoder.config.global_blocks[0]:
-            early = encoder.to_grid(stream)
-    return encoder.finish(stream), early.unsqueeze(0)
 
 
 def _describe(value: object) -> str:

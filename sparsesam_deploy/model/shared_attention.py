@@ -17,7 +17,7 @@ from ..ops.geometry import GROUP
 from ..ops.routed_mlp import Route, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
 from .attention import NUM_TOKENS, ImageState, SparseAttention
-from .config import SparsityConfig
+from .config import BlockPlan, SparsityConfig
 from .mlp import mean_rows
 
 
@@ -28,12 +28,10 @@ class SharedAttention(SparseAttention):
     """Unselected tokens share their group's row, as in `RoutedMlp`."""
     num_merged = 0
 
-    def __init__(
-        self, attention: Attention, index: int, row_density: float, sparsity: SparsityConfig, backend: Backend
-    ) -> None:
-        super().__init__(attention, True, 1.0, sparsity, False, backend)
-        self.decision_name = f"row_of_token_attention_{index:02d}"
-        self.num_groups = density.shared_groups(row_density, NUM_TOKENS, "windowed_density")
+    def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
+        super().__init__(attention, plan, sparsity, backend)
+        self.decision_name = f"row_of_token_attention_{plan.index:02d}"
+        self.num_groups = density.shared_groups(plan.row_density, NUM_TOKENS, "windowed_density")
         self.num_own_rows = self.num_groups * GROUP
         self.num_rows = self.route().num_rows(NUM_TOKENS)
         self.row_share = self.num_rows / NUM_TOKENS

@@ -27,6 +27,7 @@ from ..model.attention import ImageState
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
 from ..model.mlp import RoutedMlp
+from ..model.outputs import EncoderOutputs
 from ..model.ranking import group_scores
 from ..model.shared_attention import SharedAttention
 from ..ops.geometry import GROUP, SQUARE
@@ -66,7 +67,7 @@ class EncoderParity:
     relative_l2: float
     relative_l2_routed_alike: float
     cosine: float
-    outputs: dict[str, np.ndarray]
+    outputs: EncoderOutputs[np.ndarray]
 
 
 class EncoderCheck:
@@ -116,7 +117,7 @@ class EncoderCheck:
             relative_l2(embeddings, expected.numpy()),
             relative_l2(embeddings, self.reference.finish(routed_alike).numpy()),
             cosine(embeddings, expected.numpy()),
-            {name: value for name, value in outputs.items() if name not in self.inner_names},
+            EncoderOutputs.of_named(outputs),
         )
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..model.decoder import PADDING, Prompts, SamDecoder
 from ..model.image import Preprocessed, upscale_masks
+from ..model.outputs import EncoderOutputs
 from .engine_runner import EngineRunner
 from .metrics import boundary_iou, mask_iou
 from .onnx_runner import OnnxRunner
 
-Decode = Callable[[dict[str, np.ndarray], Prompts], tuple[np.ndarray, np.ndarray]]
-"""Encoder outputs by name and N prompts -> (N, M, 256, 256) logits and (N, 4) predicted IoU."""
+Decode = Callable[[EncoderOutputs[np.ndarray], Prompts], tuple[np.ndarray, np.ndarray]]
+"""Encoder outputs of one image and N prompts -> (N, M, 256, 256) logits and (N, 4) predicted IoU."""
 
 
 class Agreement(BaseModel):
@@ -41,10 +41,10 @@ def torch_decode(decoder: SamDecoder, device: torch.device | str = "cpu") -> Dec
     """Decode with PyTorch on ``device``, where ``decoder`` is."""
 
     @torch.inference_mode()
-    def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
-        named = {name: torch.from_numpy(value).to(device) for name, value in outputs.items()}
+    def decode(outputs: EncoderOutputs[np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
+        named = outputs.map(lambda value: torch.from_numpy(value).to(device)).named
         asked = {name: value.to(device) for name, value in prompts.tensors().items()}
-        masks, iou = decoder(named[OUTPUT], **asked, interm_embeddings=named.get(HQ_OUTPUT))
+        masks, iou = decoder(**named, **asked)
         return masks.cpu().numpy(), iou.cpu().numpy()
 
     return decode
@@ -53,8 +53,8 @@ def torch_decode(decoder: SamDecoder, device: torch.device | str = "cpu") -> Dec
 def onnx_decode(runner: OnnxRunner | EngineRunner) -> Decode:
     """Decode with ``decoder.onnx`` or the engine made of it."""
 
-    def decode(outputs: dict[str, np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
-        results = runner.run({**outputs, **prompts.arrays()})
+    def decode(outputs: EncoderOutputs[np.ndarray], prompts: Prompts) -> tuple[np.ndarray, np.ndarray]:
+        results = runner.run({**outputs.named, **prompts.arrays()})
         return results["low_res_masks"], results["iou_predictions"]
 
     return decode
@@ -62,7 +62,7 @@ def onnx_decode(runner: OnnxRunner | EngineRunner) -> Decode:
 
 def answer(
     decode: Decode,
-    outputs: dict[str, np.ndarray],
+    outputs: EncoderOutputs[np.ndarray],
     prompts: Prompts,
     image: Preprocessed,
     chosen: np.ndarray | None = None,

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..engines.manifest import EngineManifest
 from ..errors import CheckFailed
-from ..export.encoder import HQ_OUTPUT, OUTPUT
 from ..export.metadata import load_exported, sparsity_of
 from ..model.checkpoint import LoadedSam
 from ..model.config import DENSE
 from ..model.decoder import SamDecoder
 from ..model.encoder import SparseSamEncoder
+from ..model.outputs import EncoderOutputs
 from ..progress import Advance
 from .blocks import EncoderCheck, encode_one
 from .engine_runner import EngineRunner, why_not
@@ -95,9 +96,9 @@ class Verifier:
     def _judge(self, sample: Sample) -> ImageResult:
         image, prompts = sample.preprocessed(), sample.prompts()
         sparse_outputs = reference_outputs(self.sparse, image.tensor)
-        encoder = self.check(image.tensor, torch.from_numpy(sparse_outputs[OUTPUT]))
+        encoder = self.check(image.tensor, torch.from_numpy(sparse_outputs.image_embeddings))
 
-        def masks(decode: Decode, outputs: dict, chosen=None):
+        def masks(decode: Decode, outputs: EncoderOutputs[np.ndarray], chosen: np.ndarray | None = None) -> Answer:
             return answer(decode, outputs, prompts, image, chosen)
 
         dense = masks(self.decode_torch, reference_outputs(self.dense, image.tensor))
@@ -105,11 +106,12 @@ class Verifier:
         exported = masks(self.decode_onnx, encoder.outputs, dense.chosen)
         engine = None
         if self.engine is not None:
-            outputs = encode_one(self.engine, image.tensor.numpy(), self.check.batch)
+            outputs = EncoderOutputs.of_named(encode_one(self.engine, image.tensor.numpy(), self.check.batch))
+            found, expected = outputs.image_embeddings, sparse_outputs.image_embeddings
             engine = EngineResult(
-                relative_l2=relative_l2(outputs[OUTPUT], sparse_outputs[OUTPUT]),
-                median_error=median_error(outputs[OUTPUT], sparse_outputs[OUTPUT]),
-                cosine=cosine(outputs[OUTPUT], sparse_outputs[OUTPUT]),
+                relative_l2=relative_l2(found, expected),
+                median_error=median_error(found, expected),
+                cosine=cosine(found, expected),
                 parity=agreement(masks(self.decode_engine, outputs, dense.chosen), sparse),
             )
         result = ImageResult(
@@ -141,14 +143,11 @@ def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
 
 
 @torch.inference_mode()
-def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> dict:
-    """What the PyTorch encoder gives for one image, by the names of ``encoder.onnx``, as numpy float32."""
-    return named_outputs(encoder, encoder.block_outputs(image))
+def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> EncoderOutputs[np.ndarray]:
+    """What the PyTorch encoder gives for an image, as arrays."""
+    return encoder.encode(image).map(as_array)
 
 
-def named_outputs(encoder: SparseSamEncoder, streams: list[torch.Tensor]) -> dict:
-    """The same, given the output of every block."""
-    outputs = {OUTPUT: encoder.finish(streams[-1]).cpu().numpy()}
-    if encoder.config.hq:
-        outputs[HQ_OUTPUT] = encoder.interm_embeddings(streams).cpu().numpy()
-    return outputs
+def as_array(value: torch.Tensor) -> np.ndarray:
+    """A tensor on any device as an array."""
+    return value.cpu().numpy()

@@ -201,16 +201,7 @@ class TorchBackend(Backend):
 
     def _run(self, image: Tensor) -> tuple[Tensor, ...]:
         with _without_tf32() if self.device.type == "cuda" else nullcontext():
-            return tuple(result.float().contiguous() for result in self._encode(image.to(self.dtype)))
-
-    def _encode(self, image: Tensor) -> tuple[Tensor, ...]:
-        encoder, interm = self.encoder, []
-        if not encoder.config.hq:
-            return (encoder(image),)
-        for index, stream in enumerate(encoder.streams(image), start=-1):  # the first stream is the embedding's
-            if index in encoder.config.global_blocks:
-                interm.append(encoder.to_grid(stream))
-        return encoder.finish(stream), torch.stack(interm)
+            return self.encoder.encode(image.to(self.dtype)).map(lambda result: result.float().contiguous()).all
 
 
 _precision_lock = threading.Lock()

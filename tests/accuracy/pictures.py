@@ -7,7 +7,7 @@ import torch
 
 from sparsesam_deploy.accuracy.data.dataset import BadImage, LabelledImage
 from sparsesam_deploy.accuracy.data.mirrored import Mirrored
-from sparsesam_deploy.export.encoder import OUTPUT
+from sparsesam_deploy.model.outputs import EncoderOutputs
 
 SIZE = (48, 64)
 
@@ -61,4 +61,4 @@ class CheapEncoder:
     def __call__(self, image: torch.Tensor) -> dict[str, np.ndarray]:
         self.calls += 1
         patches = torch.nn.functional.avg_pool2d(image, 16)
-        return {OUTPUT: (torch.einsum("oc,bchw->bohw", self.spread, patches) + self.noise).numpy()}
+        return EncoderOutputs((torch.einsum("oc,bchw->bohw", self.spread, patches) + self.noise).numpy())

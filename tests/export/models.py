@@ -123,3 +123,8 @@ def wide_integer_tables(model: onnx.ModelProto) -> list[str]:
         ]
     arrays = {c.name: numpy_helper.to_array(c) for c in constants if c.data_type == TensorProto.INT64}
     return [f"{name}{list(array.shape)}" for name, array in arrays.items() if array.size > 8]
+
+
+def global_outputs(encoder: SparseSamEncoder, streams: list[Tensor]) -> Tensor:
+    """What SAM-HQ's decoder asks for: the outputs of the global blocks as grids, from the outputs of all blocks."""
+    return torch.stack([encoder.to_grid(streams[index]) for index in encoder.config.global_blocks])

@@ -24,6 +24,7 @@ from tests.export.models import (
     Exported,
     export,
     forbidden_nodes,
+    global_outputs,
     inlined,
     random_image,
     run_onnx,
@@ -195,7 +196,7 @@ def test_hq_intermediate_embeddings(batch: tuple[int, int, int], tmp_path: Path)
     streams = exported.encoder.block_outputs(image)
     assert interm.shape == (2, len(image), 64, 64, TINY.embed_dim)
     assert relative_error(out, exported.encoder(image)) <= TOLERANCE
-    assert relative_error(interm, exported.encoder.interm_embeddings(streams)) <= TOLERANCE
+    assert relative_error(interm, global_outputs(exported.encoder, streams)) <= TOLERANCE
     assert relative_error(interm[1], exported.encoder.to_grid(streams[3])) <= TOLERANCE
 
 

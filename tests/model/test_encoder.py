@@ -127,12 +127,12 @@ def test_one_number_is_that_number_in_every_block_it_means(routing, mlp):
 
 
 def test_windowed_density_is_of_keys_or_of_rows():
-    shared = SparsityConfig(0.4, 0.3, 0.5, windowed_routing="share-variance")
-    assert shared.row_densities(SMALL) == (0.5, 1.0, 0.5, 1.0)
-    assert shared.key_densities(SMALL) == (1.0, 0.4, 1.0, 0.4)
-    thinned = SparsityConfig(0.4, 0.3, 0.5)
-    assert thinned.row_densities(SMALL) == (1.0,) * 4
-    assert thinned.key_densities(SMALL) == (0.5, 0.4, 0.5, 0.4)
+    shared = SparsityConfig(0.4, 0.3, 0.5, windowed_routing="share-variance").plan(SMALL)
+    assert [plan.row_density for plan in shared] == [0.5, 1.0, 0.5, 1.0]
+    assert [plan.key_density for plan in shared] == [1.0, 0.4, 1.0, 0.4]
+    thinned = SparsityConfig(0.4, 0.3, 0.5).plan(SMALL)
+    assert [plan.row_density for plan in thinned] == [1.0] * 4
+    assert [plan.key_density for plan in thinned] == [0.5, 0.4, 0.5, 0.4]
 
 
 @torch.no_grad()

@@ -304,7 +304,8 @@ def test_half_precision_encoder_beside_a_float32_decoder(coins: Sample, config, 
         expected = encoder.finish(streams[-1]).to("cpu", torch.float32)
         torch.testing.assert_close(predictor.get_image_embedding(), expected, atol=0, rtol=0)
         if config.hq:
-            early = encoder.interm_embeddings(streams)[:1].to("cpu", torch.float32)
+            first = config.global_blocks[0]
+            early = torch.stack([encoder.to_grid(streams[first])]).to("cpu", torch.float32)
             torch.testing.assert_close(predictor.interm_features, early, atol=0, rtol=0)
     masks, iou, low_res = predictor.predict(**POINTS, return_logits=True)
     assert {array.dtype for array in (masks, iou, low_res)} == {np.dtype(np.float32)}

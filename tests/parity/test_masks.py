@@ -11,9 +11,9 @@ import torch
 from segment_anything import SamPredictor
 
 from sparsesam_deploy.export.decoder import export_decoder
-from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.decoder import SamDecoder
+from sparsesam_deploy.model.outputs import EncoderOutputs
 from sparsesam_deploy.parity.masks import Answer, agreement, answer, onnx_decode, torch_decode
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from sparsesam_deploy.parity.samples import Sample, shipped_samples
@@ -57,7 +57,7 @@ def authors_masks(predictor: SamPredictor, sample: Sample, **options) -> np.ndar
 @pytest.mark.parametrize("prompts", ["boxes", "points"])
 def test_answers_are_segment_anythings(prompts):
     sample = coins(prompts)
-    outputs = {OUTPUT: predictor().features.numpy()}
+    outputs = EncoderOutputs(predictor().features.numpy())
     loaded = load_nano()
     decode = torch_decode(SamDecoder(loaded.sam, loaded.config))
     found = answer(decode, outputs, sample.prompts(), sample.preprocessed())
@@ -72,7 +72,7 @@ def test_answers_are_segment_anythings(prompts):
 def test_the_exported_decoder_gives_the_same_answers(tmp_path):
     loaded, sample = load_nano(), coins("boxes")
     export_decoder(loaded, tmp_path / "decoder.onnx")
-    outputs = {OUTPUT: predictor().features.numpy()}
+    outputs = EncoderOutputs(predictor().features.numpy())
     found = answer(onnx_decode(OnnxRunner(tmp_path / "decoder.onnx")), outputs, sample.prompts(), sample.preprocessed())
     assert (found.masks != authors_masks(predictor(), sample)).mean() < 1e-5
 
@@ -95,7 +95,7 @@ def test_hq_answers_are_the_authors(prompts):
     boxes = np.array([[10, 20, 60, 90], [80, 5, 150, 110]], float)
     points = np.array([[30, 40], [100, 70]], float)
     sample = Sample("grey", pixels, boxes if prompts == "boxes" else None, points if prompts == "points" else None)
-    outputs = {OUTPUT: theirs.features.numpy(), HQ_OUTPUT: torch.stack(theirs.interm_features).numpy()}
+    outputs = EncoderOutputs(theirs.features.numpy(), torch.stack(theirs.interm_features).numpy())
     found = answer(torch_decode(SamDecoder(sam, config)), outputs, sample.prompts(), sample.preprocessed())
     expected = authors_masks(theirs, sample)
     assert (found.masks != expected).mean() < 1e-4

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export.decoder import export_decoder
-from sparsesam_deploy.export.encoder import OUTPUT, encoder_metadata, export_encoder
+from sparsesam_deploy.export.encoder import encoder_metadata, export_encoder
 from sparsesam_deploy.export.metadata import sparsity_of
 from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
@@ -183,7 +183,7 @@ def test_what_engines_answer_is_judged(folder, monkeypatch, spoil, good_encoder,
             if self.record == MANIFEST.decoder_engine:
                 return {name: spoil(value) for name, value in checker.decoder.run(inputs).items()}
             outputs = reference_outputs(checker.sparse, torch.from_numpy(inputs["image"]))
-            return {OUTPUT: outputs[OUTPUT] if good_encoder else spoil(outputs[OUTPUT])}
+            return outputs.named if good_encoder else outputs.map(spoil).named
 
     monkeypatch.setattr(verify, "why_not", lambda manifest: None)
     monkeypatch.setattr(verify, "EngineRunner", Pretence)

@@ -17,6 +17,7 @@ from sparsesam_deploy.model.layers import cast_copy
 from sparsesam_deploy.runtime import captured
 from sparsesam_deploy.runtime.captured import CapturedEncoder
 from tests.comparison import relative_error
+from tests.export.models import global_outputs
 from tests.helpers import TINY, random_sam
 from tests.networks import noise_image
 
@@ -85,7 +86,7 @@ def test_sam_hq_answers_with_a_pair(seen, monkeypatch):
     encoder = pretended(replace(TINY, hq=True), monkeypatch)
     with torch.no_grad():
         streams = encoder.block_outputs(noise_image())
-        expected = encoder.finish(streams[-1]), encoder.interm_embeddings(streams)
+        expected = encoder.finish(streams[-1]), global_outputs(encoder, streams)
     found = CapturedEncoder(encoder)(noise_image())
     assert len(found) == 2 and all(map(torch.equal, found, expected))
 

@@ -19,7 +19,7 @@ from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInpu
 from sparsesam_deploy.model.predictor import SparseSamPredictor
 from sparsesam_deploy.runtime import backends
 from tests.comparison import relative_error
-from tests.export.models import random_image
+from tests.export.models import global_outputs, random_image
 from tests.helpers import TINY, save_random_checkpoint
 from tests.runtime.builds import CHECKPOINT
 
@@ -50,7 +50,7 @@ def test_sam_hq_answers_with_a_pair(sparse_hq, backend):
     image, encoder = random_image(), sparse_hq.encoder
     with torch.no_grad():
         streams = encoder.block_outputs(image)
-        expected = encoder.finish(streams[-1]), encoder.interm_embeddings(streams)
+        expected = encoder.finish(streams[-1]), global_outputs(encoder, streams)
     found = load(sparse_hq.folder / MANIFEST, backend, "cpu")(image.numpy())
     assert [value.shape for value in found] == [(1, 256, 64, 64), (2, 1, 64, 64, 64)]
     for value, wanted in zip(found, expected, strict=True):

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ...errors import ImageError, InvalidInput
-from ...export.encoder import OUTPUT
 from ...model.checkpoint import LoadedSam
 from ...model.decoder import SamDecoder
 from ...model.image import Preprocessed, preprocess
@@ -108,7 +107,7 @@ class Judge:
         asked = {kind.name: kind.ask(name, objects, masks) for kind in self.prompts}
         dense = {kind: np.concatenate(list(self._masks(outputs, image, asked[kind], len(masks)))) for kind in asked}
         areas, truth = masks.sum((1, 2)), None if item.masks is None else masks
-        return Scene(name, item.pixels, image, objects, areas, truth, asked, dense, outputs[OUTPUT])
+        return Scene(name, item.pixels, image, objects, areas, truth, asked, dense, outputs.image_embeddings)
 
     def ask(self, dataset: Dataset, index: int, skip_bad: bool) -> tuple[Scene | None, list[str]]:
         """`scene` of image ``index``, and what is left out of it, a sentence each; None if that is all of it.
@@ -154,7 +153,7 @@ class Judge:
 
     def embedding_error(self, scene: Scene, outputs: Outputs) -> float:
         """Relative L2 error of the image embedding."""
-        return relative_l2(outputs[OUTPUT], scene.embedding)
+        return relative_l2(outputs.image_embeddings, scene.embedding)
 
     def _masks(self, outputs: Outputs, image: Preprocessed, asked: Asked, count: int) -> Iterator[np.ndarray]:
         for first in range(0, count, PROMPTS_AT_ONCE):

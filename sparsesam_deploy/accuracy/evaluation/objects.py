@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
-from ...export.encoder import HQ_OUTPUT, OUTPUT
 from ...model.checkpoint import LoadedSam
 from ...model.predictor import SparseSamPredictor
 from .variants import Outputs
@@ -29,20 +28,15 @@ class DenseObjects:
     """
 
     def __init__(self, loaded: LoadedSam, device: torch.device) -> None:
-        self._outputs: Outputs = {}
+        self._outputs: Outputs | None = None
         self._device = device
         self._generator = SamAutomaticMaskGenerator(
             loaded.sam, POINTS_PER_SIDE, pred_iou_thresh=LEAST_IOU, stability_score_thresh=LEAST_STABILITY
         )
         self._generator.predictor = SparseSamPredictor(loaded.sam, self._known)
 
-    def _known(self, _: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        embeddings, *interm = (
-            torch.from_numpy(self._outputs[name]).to(self._device)
-            for name in (OUTPUT, HQ_OUTPUT)
-            if name in self._outputs
-        )
-        return (embeddings, *interm) if interm else embeddings
+    def _known(self, _: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self._outputs.map(lambda value: torch.from_numpy(value).to(self._device)).returned
 
     def __call__(self, pixels: np.ndarray, dense: Outputs) -> np.ndarray:
         """Masks (N, height, width) bool of ``pixels`` by the ``dense`` encoder's outputs; N may be 0."""

@@ -14,19 +14,19 @@ import torch
 from ...artifacts import sha256_file
 from ...engines.folder import BuildFolder
 from ...errors import CheckFailed, InvalidInput
-from ...export.encoder import HQ_OUTPUT, OUTPUT
 from ...export.metadata import load_exported, sparsity_of
 from ...model.checkpoint import LoadedSam
 from ...model.config import DENSE, Density, Gelu, SparsityConfig, choose_sparsity
 from ...model.encoder import SparseSamEncoder
+from ...model.outputs import EncoderOutputs
 from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
-from ...parity.verify import reference_outputs
+from ...parity.verify import as_array, reference_outputs
 from ...runtime.loading import load
 
-Outputs = dict[str, np.ndarray]
-"""What an encoder gives for one image, by the names of ``encoder.onnx``, float32."""
+Outputs = EncoderOutputs[np.ndarray]
+"""What an encoder gives for one image, float32."""
 
 
 class Encoder(Protocol):
@@ -69,19 +69,16 @@ class ExportedEncoder:
             runner = OnnxRunner(folder.encoder_onnx)
             self._batch = runner.metadata["batch"][0]
             self.computed_by = f"{runner.kernels}, {folder.encoder_onnx.name} {sha256_file(folder.encoder_onnx)[:12]}"
-            self._run = lambda image: encode_one(runner, image.numpy(), self._batch)
+            self._run = lambda image: EncoderOutputs.of_named(encode_one(runner, image.numpy(), self._batch))
         else:
             engine = load(folder.path, backend, device)
             self._batch = engine.batch.min
             self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
-            self._run = lambda image: self._named(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
+            self._run = lambda image: self._first(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
 
     @staticmethod
-    def _named(results: torch.Tensor | tuple[torch.Tensor, ...]) -> Outputs:
-        """The first image's; of SAM-HQ's two outputs the second has the batch as its second axis."""
-        if isinstance(results, tuple):
-            return {OUTPUT: results[0][:1].cpu().numpy(), HQ_OUTPUT: results[1][:, :1].cpu().numpy()}
-        return {OUTPUT: results[:1].cpu().numpy()}
+    def _first(results: torch.Tensor | tuple[torch.Tensor, ...]) -> Outputs:
+        return EncoderOutputs.of(results).image(0).map(as_array)
 
     def __call__(self, image: torch.Tensor) -> Outputs:
         return self._run(image)

@@ -18,7 +18,7 @@ from ...model.checkpoint import LoadedSam
 from ...model.config import DENSE, SparsityConfig
 from ...model.encoder import SparseSamEncoder
 from ...ops.backend import Backend
-from ...parity.verify import named_outputs
+from ...parity.verify import as_array
 from ..data.mirrored import Mirrored
 from ..evaluation.journal import Journal
 from ..evaluation.judge import Figures, Judge, Scene
@@ -190,12 +190,12 @@ def _joined(figures: dict[str, Figures], name: str) -> list[float]:
 
 def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int) -> Outputs:
     """Encode, given the dense streams before each block: (B, 4096, C) each; blocks before ``start`` are dense."""
-    state, streams = ImageState(), list(dense[1 : start + 1])
+    state, streams = ImageState(), list(dense[: start + 1])
     x = dense[start]
     for block in encoder.blocks[start:]:
         x = block(x, state)
         streams.append(x)
-    return named_outputs(encoder, streams)
+    return encoder.outputs_of(streams).map(as_array)
 
 
 def paired(one: Trial, other: Trial) -> Interval:

@@ -106,5 +106,6 @@ class SearchSpace:
         for density in UNIFORM:
             if density >= min(self.ladders["mlp"]):
                 choice = SparsityConfig(density, density, routing=self.routing)
-                keys, rows = choice.key_densities(self.config), choice.mlp_densities(self.config)
+                plans = choice.plan(self.config)
+                keys, rows = (tuple(getattr(plan, name) for plan in plans) for name in ("key_density", "mlp_density"))
                 yield density, replace(self.dense, attention=keys, mlp=rows)

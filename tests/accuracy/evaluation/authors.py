@@ -10,7 +10,6 @@ from segment_anything import SamPredictor
 from sparsesam_deploy.accuracy.data.dataset import LabelledImage
 from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
 from sparsesam_deploy.accuracy.evaluation.variants import Encoder
-from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT
 
 
 def masks_by(
@@ -22,9 +21,9 @@ def masks_by(
     """
     scaled = predictor.transform.apply_image(item.pixels)
     outputs = encode(predictor.model.preprocess(torch.as_tensor(scaled).permute(2, 0, 1)[None].float()))
-    predictor.features, predictor.is_image_set = torch.from_numpy(outputs[OUTPUT]), True
-    if HQ_OUTPUT in outputs:
-        predictor.interm_features = list(torch.from_numpy(outputs[HQ_OUTPUT]))
+    predictor.features, predictor.is_image_set = torch.from_numpy(outputs.image_embeddings), True
+    if outputs.interm_embeddings is not None:
+        predictor.interm_features = list(torch.from_numpy(outputs.interm_embeddings))
     predictor.original_size, predictor.input_size = item.pixels.shape[:2], scaled.shape[:2]
     asked, masks = parse_prompt(kind).ask(name, item.objects, item.masks), []
     for index in range(len(item.objects)):

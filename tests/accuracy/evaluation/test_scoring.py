@@ -20,7 +20,6 @@ from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
 from sparsesam_deploy.accuracy.evaluation.scoring import Subject
 from sparsesam_deploy.accuracy.evaluation.variants import Variant, combinations, describe, torch_variant
 from sparsesam_deploy.errors import InvalidInput
-from sparsesam_deploy.export.encoder import OUTPUT
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -112,7 +111,8 @@ def test_embedding_error(tmp_path):
     expected = []
     for index in range(2):
         image = one.judge.scene("x", picture(index)).image.tensor
-        dense, far = (torch.from_numpy(variant.encode(image)[OUTPUT]) for variant in (one.dense, one.variants[1]))
+        encoders = one.dense, one.variants[1]
+        dense, far = (torch.from_numpy(variant.encode(image).image_embeddings) for variant in encoders)
         expected.append(relative_error(far, dense))
     assert results[2].embedding_error.mean == pytest.approx(np.mean(expected), rel=1e-5)
 
