@@ -58,8 +58,8 @@ def settings_of(declaration: type) -> tuple[Setting, ...]:
         info = next((note for note in notes if isinstance(note, FieldInfo)), None)
         if info is None or info.description is None:
             continue
-        low = next((bound.ge for bound in info.metadata if isinstance(bound, Ge)), None)
-        high = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
+        low: Any = next((bound.ge for bound in info.metadata if isinstance(bound, Ge)), None)  # a number, as we use it
+        high: Any = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
         metavar = (info.examples or [None])[0]
         found.append(Setting(field.name, _without_none(kind), field.default, info.description, low, high, metavar))
     return tuple(found)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from .artifacts import output_folder
 from .engines.builder import BuiltEngine, build_engine, check_buildable
@@ -81,7 +82,7 @@ def make_engine(
 
 def _manifest(
     folder: BuildFolder,
-    metadata: dict,
+    metadata: dict[str, Any],
     sidecars: list[Path],
     built: BuiltEngine,
     decoder: BuiltEngine | None,

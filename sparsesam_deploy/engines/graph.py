@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TENSORRT_DTYPE = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 """ONNX operators whose precision decides what an engine costs and how exact it is."""
 
-_DATA_TYPE = {
+_DATA_TYPE: dict[int, str] = {
     TensorProto.FLOAT: "FLOAT",
     TensorProto.FLOAT16: "HALF",
     TensorProto.BFLOAT16: "BF16",
@@ -143,7 +143,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
 
 
 def _data_type(number: int) -> str:
-    return _DATA_TYPE.get(number, TensorProto.DataType.Name(number))
+    return _DATA_TYPE.get(number) or TensorProto.DataType.Name(number)
 
 
 def _custom_node(node: onnx.NodeProto) -> CustomNode:
@@ -185,7 +185,9 @@ def _inherits_decision(node: onnx.NodeProto, types: dict[str, int], decided: dic
     return all(decided[value] for value in floats or node.input if value)
 
 
-def _expanded_names(nodes: Iterable[onnx.NodeProto], functions: dict) -> Iterator[str]:
+def _expanded_names(
+    nodes: Iterable[onnx.NodeProto], functions: Mapping[tuple[str, str], onnx.FunctionProto]
+) -> Iterator[str]:
     """Node names in the order in which inlining leaves the nodes, which itself renames them."""
     for node in nodes:
         function = functions.get((node.domain, node.op_type))

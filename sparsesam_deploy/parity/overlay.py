@@ -27,8 +27,10 @@ def draw_overlay(verifier: Verifier, path: Path) -> None:
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
-    colours = [np.array(colour) for colour in colormaps["tab20"].colors]
+    tab20 = colormaps["tab20"]
+    colours = [np.array(tab20(number)[:3]) for number in range(tab20.N)]
     shown = verifier.first
+    assert shown is not None  # after a verification
     image = shown.sample.preprocessed()
     detail, keys = kept_tokens(verifier.sparse, image)
     height, width = image.original_size

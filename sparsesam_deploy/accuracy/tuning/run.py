@@ -6,6 +6,7 @@ import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 import torch
@@ -95,7 +96,7 @@ def tune(
     return document
 
 
-def _plan(setting: Setting) -> dict:
+def _plan(setting: Setting) -> dict[str, Any]:
     """Everything that a trial's figures depend on; the budget is not of it, so that another one can reuse them."""
     return {
         "checkpoint": setting.loaded.sha256,

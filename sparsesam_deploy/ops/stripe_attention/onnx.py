@@ -8,6 +8,7 @@ The inputs of a node are, in this order and where they apply, those of ``NODE_IN
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -15,6 +16,9 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
+
+if TYPE_CHECKING:  # which imports this module
+    from .reference import Stripe
 
 NODE_INPUTS = {
     "qkv": NodeInput(3),
@@ -75,7 +79,7 @@ PATTERNS = (
 
 
 def symbolic_stripe_attention(
-    qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe, num_heads: int
+    qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe: Stripe, num_heads: int
 ) -> Tensor:
     """Emit the node for ``stripe`` into the graph being exported; arguments as in ``stripe_attention``."""
     pattern = Pattern(

@@ -116,6 +116,7 @@ def _stripe_attention(
         if tiles is None:
             out = scores.softmax(3) @ _take(v, keys, 2)
         else:
+            assert tile_in_stripe is not None
             out = _with_own_tile(q, k, v, scores, _take(v, keys, 2), rel_h, rel_w, row, col, tiles, tile_in_stripe)
     out = out.transpose(1, 2).flatten(2)
     if members is not None:
@@ -124,7 +125,7 @@ def _stripe_attention(
 
 
 @_stripe_attention.register_fake
-def _(qkv: Tensor, *args) -> Tensor:
+def _(qkv: Tensor, *args: Tensor | int | None) -> Tensor:
     return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
 
 
@@ -146,7 +147,19 @@ def _relative_terms(q: Tensor, table: Tensor, perm: Tensor | None, inv_perm: Ten
     return terms if perm is None else terms.index_select(2, perm)
 
 
-def _with_own_tile(q, k, v, scores, v_stripe, rel_h, rel_w, row, col, tiles, tile_in_stripe) -> Tensor:
+def _with_own_tile(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Tensor,
+    v_stripe: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    row: Tensor,
+    col: Tensor,
+    tiles: Tensor,
+    tile_in_stripe: Tensor,
+) -> Tensor:
     """Softmax over the stripe and the query's own tile together, keys that are in both counted once."""
     shape = (*q.shape[:2], *tiles.shape[-2:])
     order = tiles.flatten(-2)
