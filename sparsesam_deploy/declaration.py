@@ -8,7 +8,7 @@ them. A field without a description is no setting.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -48,7 +48,12 @@ class Setting:
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
 
-@cache
+def _cached(function: Callable[[type], T]) -> Callable[[type], T]:
+    """`functools.cache` for a function of a class, which its own types take for unhashable."""
+    return cache(function)
+
+
+@_cached
 def settings_of(declaration: type) -> tuple[Setting, ...]:
     """The settings of a declaration, in its order."""
     hints = get_type_hints(declaration, include_extras=True)
@@ -103,6 +108,6 @@ def read_settings(declaration: type[T], values: Mapping[str, Any]) -> T:
         raise InvalidInput(f"{name}: {first['msg']}, not {values.get(name)!r}.") from error
 
 
-@cache
+@_cached
 def _adapter(declaration: type) -> TypeAdapter[Any]:
     return TypeAdapter(declaration)

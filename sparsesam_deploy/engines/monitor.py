@@ -65,7 +65,8 @@ _LOGGERS: dict[type, Any] = {}
 
 
 def _make_logger(trt: ModuleType) -> Any:
-    severity, interface = trt.ILogger.Severity, trt.ILogger
+    interface: Any = trt.ILogger
+    severity = interface.Severity
     kinds = {severity.INTERNAL_ERROR: "errors", severity.ERROR: "errors", severity.WARNING: "warnings"}
 
     class Logger(interface):
@@ -99,7 +100,7 @@ def make_monitor(trt: ModuleType) -> Any:
     the phase running inside the current step.
     """
 
-    interface = trt.IProgressMonitor
+    interface: Any = trt.IProgressMonitor
 
     class Monitor(interface):
         def __init__(self) -> None:

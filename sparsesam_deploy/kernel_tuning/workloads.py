@@ -101,7 +101,7 @@ def _lattice(config: SamConfig, device: torch.device) -> Workload:
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
     """A dense windowed block."""
-    return _attention(config, device, Stripe(**window_tables(device)))
+    return _attention(config, device, Stripe(**window_tables(device), lattice_offsets=None))
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
@@ -112,7 +112,7 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
     num_sequences = len(tables["members"]) if windowed else 1
     ranking = _random(device)(num_sequences, config.num_heads, len(groups)).argsort(-1)
     sequence = ranked_sequence(ranking, _table(groups, device))
-    stripe = Stripe(**tables, keys=sequence[..., : static.num_keys])
+    stripe = Stripe(**tables, keys=sequence[..., : static.num_keys], lattice_offsets=None)
     if static.tiles is not None:
         own = {"tiles": sequence.unflatten(-1, (-1, TILE)), "tile_in_stripe": static.tile_in_stripe}
         stripe = replace(stripe, tiles=own["tiles"], tile_in_stripe=_table(own["tile_in_stripe"], device))
@@ -152,9 +152,9 @@ def route_of(selection: Selection, stream: tuple[Tensor, Tensor, Tensor]) -> Rou
         return Route("given", share=False, keep_indices=_table(kept, x.device))
     if selection == "sobel":
         tables = global_tables(x.device)
-        del tables["rel_index"]
-        num_groups = clear_cut(group_sobel(x, **tables)[0], density.shared_groups(DENSITY, num_tokens))
-        return Route(selection, True, num_groups, **tables)
+        perm, inv_perm = tables["perm"], tables["inv_perm"]
+        num_groups = clear_cut(group_sobel(x, perm, inv_perm)[0], density.shared_groups(DENSITY, num_tokens))
+        return Route(selection, True, num_groups, perm=perm, inv_perm=inv_perm)
     y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON)
     scores = group_variance(y)[0]
     if selection == "variance":

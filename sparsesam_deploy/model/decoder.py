@@ -127,7 +127,8 @@ class SamDecoder(nn.Module):
         has_mask = has_mask_input.reshape(-1, 1, 1, 1) > 0
         dense = torch.where(has_mask, self.mask_downscaling(mask_input.to(self.dtype)), self.no_mask_embed)
         image = image_embeddings.to(self.dtype)
-        if isinstance(self.mask_decoder, MaskDecoderHQ):
+        if self.hq:
+            assert isinstance(self.mask_decoder, MaskDecoderHQ)
             interm = None if interm_embeddings is None else interm_embeddings.to(self.dtype)
             masks, iou = self.mask_decoder.predict_masks(image, self.image_pe, sparse, dense, interm)
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
@@ -24,6 +26,9 @@ from .shared_attention import SharedAttention
 class SparseBlock(nn.Module):
     """One transformer block on the Z-ordered stream."""
 
+    attention: SparseAttention | SharedAttention
+    mlp: DenseMlp
+
     def __init__(
         self, block: Block, index: int, config: SamConfig, sparsity: SparsityConfig, gelu: Gelu, backend: Backend
     ) -> None:
@@ -35,6 +40,7 @@ class SparseBlock(nn.Module):
         mlp_densities = sparsity.mlp_densities(config)
         by_ranking = ROUTING_RULES[sparsity.routing].by_ranking and min(mlp_densities) < 1
         needed = ranked or (by_ranking and not windowed)
+        assert isinstance(block.norm1, nn.LayerNorm) and isinstance(block.norm2, nn.LayerNorm)
         self.norm = block.norm1
         if row_densities[index] < 1:
             self.attention = SharedAttention(block.attn, index, row_densities[index], sparsity, backend)
@@ -75,6 +81,9 @@ class SparseSamEncoder(nn.Module):
         DensityError: a density leaves nothing to compute, or lists another number of blocks.
     """
 
+    perm: Tensor
+    inv_perm: Tensor
+
     def __init__(
         self,
         image_encoder: ImageEncoderViT,
@@ -85,11 +94,13 @@ class SparseSamEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.sparsity, self.gelu, self.backend = config, sparsity, gelu, backend
+        assert image_encoder.pos_embed is not None
         self.patch_embed = image_encoder.patch_embed.proj
         self.pos_embed = image_encoder.pos_embed
-        self.blocks = nn.ModuleList(
-            SparseBlock(block, i, config, sparsity, gelu, backend) for i, block in enumerate(image_encoder.blocks)
-        )
+        # Casts: torch's lists do not say what they hold.
+        stock = cast("Iterable[Block]", image_encoder.blocks)
+        blocks = (SparseBlock(block, i, config, sparsity, gelu, backend) for i, block in enumerate(stock))
+        self.blocks = cast("Sequence[SparseBlock]", nn.ModuleList(blocks))
         self.neck = Neck(image_encoder.neck)
         perm = order.z_order(GRID_SIZE)
         self.register_buffer("perm", torch.tensor(perm), persistent=False)
@@ -108,8 +119,8 @@ class SparseSamEncoder(nn.Module):
         return [half for half in halves if isinstance(half, (SharedAttention, RoutedMlp))]
 
     @property
-    def routed_blocks(self) -> list[SparseBlock]:
-        return [block for block in self.blocks if isinstance(block.mlp, RoutedMlp)]
+    def routed_mlps(self) -> list[RoutedMlp]:
+        return [block.mlp for block in self.blocks if isinstance(block.mlp, RoutedMlp)]
 
     @property
     def effective_density(self) -> dict[str, float]:
@@ -177,7 +188,8 @@ class Neck(nn.Module):
 
     def __init__(self, neck: nn.Sequential) -> None:
         super().__init__()
-        self.conv1, norm1, self.conv2, norm2 = neck
+        layers = cast("tuple[nn.Conv2d, LayerNorm2d, nn.Conv2d, LayerNorm2d]", tuple(neck))
+        self.conv1, norm1, self.conv2, norm2 = layers
         self.norm1, self.norm2 = as_layer_norm(norm1), as_layer_norm(norm2)
 
     def forward(self, grid: Tensor) -> Tensor:

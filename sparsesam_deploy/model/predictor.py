@@ -168,6 +168,7 @@ class SparseSamPredictor(SamPredictor):
     def _encode(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's results in the decoder's dtype and on its device, as copies of the predictor's own."""
         image = image.to(*_input_place(self.encoder, self.device))
+        result: Tensor | tuple[Tensor, Tensor]
         if self.hq and isinstance(self.encoder, SparseSamEncoder):
             result = _encode_with_interm(self.encoder, image)
         else:

@@ -81,7 +81,7 @@ def kept_tokens(encoder: SparseSamEncoder, image: Preprocessed) -> tuple[np.ndar
         of the first global block, (64, 64) bool, None when they are all or differ by head.
     """
     detail = None
-    if mlps := [block.mlp for block in encoder.routed_blocks]:
+    if mlps := encoder.routed_mlps:
         state = ImageState()
         deque(encoder.streams(image.tensor, state), maxlen=0)
         full = torch.stack([state.decisions[mlp.decision_name] < mlp.num_own_rows for mlp in mlps], 2)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from ..engines.manifest import EngineManifest
@@ -72,6 +74,7 @@ class Verifier:
             reason = why_not(manifest)
             self.engine_status = f"not run: {reason}"
             if reason is None:
+                assert engine_folder is not None  # where there is a manifest
                 self.engine = EngineRunner(engine_folder, manifest, manifest.engine)
                 self.engine_status = f"run: {self.engine.kernels}"
                 if manifest.decoder_engine is not None:
@@ -97,7 +100,7 @@ class Verifier:
         sparse_outputs = reference_outputs(self.sparse, image.tensor)
         encoder = self.check(image.tensor, torch.from_numpy(sparse_outputs[OUTPUT]))
 
-        def masks(decode: Decode, outputs: dict, chosen=None):
+        def masks(decode: Decode, outputs: dict[str, np.ndarray], chosen: np.ndarray | None = None) -> Answer:
             return answer(decode, outputs, prompts, image, chosen)
 
         dense = masks(self.decode_torch, reference_outputs(self.dense, image.tensor))
@@ -129,7 +132,7 @@ class Verifier:
         return result
 
 
-def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
+def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict[str, Any]:
     """The metadata of an exported file, which must come from ``loaded``."""
     _, metadata = load_exported(path, kind)
     if metadata["checkpoint"]["sha256"] != loaded.sha256:
@@ -141,12 +144,12 @@ def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
 
 
 @torch.inference_mode()
-def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> dict:
+def reference_outputs(encoder: SparseSamEncoder, image: torch.Tensor) -> dict[str, np.ndarray]:
     """What the PyTorch encoder gives for one image, by the names of ``encoder.onnx``, as numpy float32."""
     return named_outputs(encoder, encoder.block_outputs(image))
 
 
-def named_outputs(encoder: SparseSamEncoder, streams: list[torch.Tensor]) -> dict:
+def named_outputs(encoder: SparseSamEncoder, streams: list[torch.Tensor]) -> dict[str, np.ndarray]:
     """The same, given the output of every block."""
     outputs = {OUTPUT: encoder.finish(streams[-1]).cpu().numpy()}
     if encoder.config.hq:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -224,7 +224,7 @@ def _without_tf32() -> Iterator[None]:
 
     Torch has two names for the setting, and raises where the older one is read while they differ: both are set.
     """
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn  # replaces itself by an object with the settings, as it is imported
     with _precision_lock:
         by_operator = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
         try:

@@ -42,7 +42,7 @@ class DenseObjects:
             for name in (OUTPUT, HQ_OUTPUT)
             if name in self._outputs
         )
-        return (embeddings, *interm) if interm else embeddings
+        return (embeddings, interm[0]) if interm else embeddings
 
     def __call__(self, pixels: np.ndarray, dense: Outputs) -> np.ndarray:
         """Masks (N, height, width) bool of ``pixels`` by the ``dense`` encoder's outputs; N may be 0."""

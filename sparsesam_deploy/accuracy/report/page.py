@@ -189,7 +189,9 @@ def _leaders(evaluation: Evaluation) -> list[tuple[str, VariantResult, Score]]:
 
 
 def _datasets(evaluation: Evaluation | None, tuning: Tuning | None) -> list[tuple[str, object]]:
-    found = [("Calibration", tuning.calibration), ("Validation", tuning.validation)] if tuning else []
+    found: list[tuple[str, object]] = []
+    if tuning:
+        found += [("Calibration", tuning.calibration), ("Validation", tuning.validation)]
     return [*found, ("Evaluation", evaluation.dataset)] if evaluation else found
 
 

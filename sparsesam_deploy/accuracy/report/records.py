@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
 from ...provenance import Provenance
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 
 class Interval(BaseModel):

@@ -173,7 +173,8 @@ class Trials:
 
     def _trial(self, candidate: Candidate) -> Trial:
         images: Images = {}
-        losses, disagreements, changes = Sample(images), Sample(images), {}
+        losses, disagreements = Sample(images), Sample(images)
+        changes: dict[str, list[float]] = {}
         for index, entry in self._entries(candidate):
             change, image = np.subtract(entry["iou"], entry["dense_iou"]), self.dataset.source(index)
             losses.add(image, -change)

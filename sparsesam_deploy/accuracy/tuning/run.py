@@ -131,6 +131,7 @@ def _document(
 ) -> Tuning:
     truth = "to the ground truth" if setting.calibration.has_truth else "to the dense encoder's masks"
     points = [*search.points, compared]
+    assert chosen.validation is not None and compared.validation is not None
     return Tuning(
         provenance=provenance,
         calibration=_summary(calibration, chosen),
@@ -177,6 +178,7 @@ def _write_pareto(document: Tuning, path: Path) -> None:
 
 def recipe(document: Tuning, chosen: Point) -> str:
     """The TOML recipe that `build` takes, with what it promises in its comments."""
+    assert chosen.validation is not None
     sparsity, loss = chosen.candidate.sparsity, chosen.validation.loss
     written = tomlkit.document()
     for line in (
