@@ -8,7 +8,6 @@ The inputs of a node are, in this order and where they apply, those of ``NODE_IN
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import onnx
 import torch
@@ -16,9 +15,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
-
-if TYPE_CHECKING:  # which imports this module
-    from .reference import Stripe
+from .stripe import Stripe
 
 NODE_INPUTS = {
     "qkv": NodeInput(3),

@@ -10,7 +10,7 @@ from ..triton_language import require_launchable
 from .kernels.lattice import lattice_attention
 from .kernels.listed import listed_attention
 from .kernels.window import window_attention
-from .reference import Stripe
+from .stripe import Stripe
 
 HEAD_DIMS = (32, 48, 64, 80, 96, 128)
 ALIGNMENT = 16

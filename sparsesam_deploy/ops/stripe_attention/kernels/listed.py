@@ -13,7 +13,7 @@ from ....errors import InvalidInput
 from ...geometry import TILE
 from ...launch import launch_settings
 from ...triton_language import kernel, tl
-from ..reference import Stripe
+from ..stripe import Stripe
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, load_channels, pick_rows, store_channels
 
