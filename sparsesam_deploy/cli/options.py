@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ParamType = click.ParamType[Any]
 else:
-    ParamType = click.ParamType  # takes no arguments before click 8.4
+    ParamType = click.ParamType  # older click's takes no arguments
 
 
 class FiniteRange(click.FloatRange):

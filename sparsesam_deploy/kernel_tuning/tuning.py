@@ -209,7 +209,7 @@ def _poisoned_memory() -> Iterator[None]:
     Without it a result would be allocated where the candidate before left the right one, unwritten parts and all.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    deterministic: Any = torch.utils.deterministic  # replaces itself by an object with the setting, as it is imported
+    deterministic: Any = torch.utils.deterministic  # at run time it has more than it declares
     fill = deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     deterministic.fill_uninitialized_memory = True

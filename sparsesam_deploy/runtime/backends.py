@@ -224,7 +224,7 @@ def _without_tf32() -> Iterator[None]:
 
     Torch has two names for the setting, and raises where the older one is read while they differ: both are set.
     """
-    cudnn: Any = torch.backends.cudnn  # replaces itself by an object with the settings, as it is imported
+    cudnn: Any = torch.backends.cudnn  # at run time an object with more than the module declares
     with _precision_lock:
         by_operator = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
         try:
