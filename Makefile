@@ -17,6 +17,7 @@ test: .venv/dev
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Every check and benchmark that needs a GPU; short tables last, JSON and a plot in docs/results/, named after the GPU.
 gpu-check: .venv/dev

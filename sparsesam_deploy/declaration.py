@@ -8,7 +8,7 @@ them. A field without a description is no setting.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -48,7 +48,12 @@ class Setting:
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
 
-@cache
+def _cached(function: Callable[[type], T]) -> Callable[[type], T]:
+    """`functools.cache` for a function of a class, which its own types take for unhashable."""
+    return cache(function)
+
+
+@_cached
 def settings_of(declaration: type) -> tuple[Setting, ...]:
     """The settings of a declaration, in its order."""
     hints = get_type_hints(declaration, include_extras=True)
@@ -58,8 +63,8 @@ def settings_of(declaration: type) -> tuple[Setting, ...]:
         info = next((note for note in notes if isinstance(note, FieldInfo)), None)
         if info is None or info.description is None:
             continue
-        low = next((bound.ge for bound in info.metadata if isinstance(bound, Ge)), None)
-        high = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
+        low: Any = next((bound.ge for bound in info.metadata if isinstance(bound, Ge)), None)  # a number, as we use it
+        high: Any = next((bound.le for bound in info.metadata if isinstance(bound, Le)), None)
         metavar = (info.examples or [None])[0]
         found.append(Setting(field.name, _without_none(kind), field.default, info.description, low, high, metavar))
     return tuple(found)
@@ -103,6 +108,6 @@ def read_settings(declaration: type[T], values: Mapping[str, Any]) -> T:
         raise InvalidInput(f"{name}: {first['msg']}, not {values.get(name)!r}.") from error
 
 
-@cache
+@_cached
 def _adapter(declaration: type) -> TypeAdapter[Any]:
     return TypeAdapter(declaration)

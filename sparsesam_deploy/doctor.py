@@ -88,7 +88,9 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", "not installed", "problem", "pip install torch torchvision")
         return
     # Importing torch takes seconds; the file it keeps its build settings in takes none.
-    package = Path(importlib.util.find_spec("torch").origin).parent
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None and spec.origin is not None  # it has a version
+    package = Path(spec.origin).parent
     cuda = runpy.run_path(str(package / "version.py")).get("cuda")
     build = f"built for CUDA {cuda}" if cuda else "built without CUDA"
     if cuda_devices() and not cuda:

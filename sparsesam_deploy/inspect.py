@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from .engines.folder import ENGINE, BuildFolder
 from .engines.manifest import MANIFEST
@@ -32,7 +35,7 @@ def describe(path: Path) -> dict[str, Any]:
 def _onnx(path: Path) -> dict[str, Any]:
     model, metadata = load_exported(path)
 
-    def tensors(values) -> dict[str, list]:
+    def tensors(values: Iterable[onnx.ValueInfoProto]) -> dict[str, list[str | int]]:
         return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
 
     return {

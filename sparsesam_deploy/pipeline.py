@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from .artifacts import output_folder
 from .engines.builder import BuiltEngine, build_engine, check_buildable
 from .engines.folder import ABOUT_AN_ENGINE, BuildFolder
 from .engines.manifest import Checkpoint, EngineManifest, FileRecord, ParitySummary, Preprocessing
-from .engines.options import BuilderName, EngineOptions
+from .engines.options import BuilderName, EngineOptions, chosen_builder
 from .errors import CheckFailed
 from .export.decoder import export_decoder
 from .export.encoder import export_encoder
@@ -81,7 +82,7 @@ def make_engine(
 
 def _manifest(
     folder: BuildFolder,
-    metadata: dict,
+    metadata: dict[str, Any],
     sidecars: list[Path],
     built: BuiltEngine,
     decoder: BuiltEngine | None,
@@ -128,19 +129,21 @@ def build(
 
     Raises:
         CheckFailed: an audit finding; parity is not raised but reported.
+        InvalidInput: ``recipe`` names no builder.
     """
-    check_buildable(recipe.builder, recipe.engine, plugin_library)
+    builder = chosen_builder(recipe.builder)
+    check_buildable(builder, recipe.engine, plugin_library)
     with output_folder(output, replaces=ABOUT_AN_ENGINE) as partial:
         folder = BuildFolder(partial)
         loaded = export(recipe, folder, stages)
-        manifest = make_engine(folder, recipe.builder, recipe.engine, plugin_library, stages)
+        manifest = make_engine(folder, builder, recipe.engine, plugin_library, stages)
         with stages("verify") as advance:
             verifier = Verifier(loaded, folder.encoder_onnx, folder.decoder_onnx, folder.path, manifest)
             report = verifier(samples, advance, min_dense_iou)
         if overlay:
             with stages("draw overlay"):
                 draw_overlay(verifier, folder.overlay)
-        parity = ParitySummary(**report.summary())
+        parity = ParitySummary.model_validate(report.summary())
         manifest = manifest.model_copy(update={"parity": parity, "stages": tuple(stages.records)})
         write_json(folder.parity_report, report.as_json())
         manifest.write(folder.manifest_path)

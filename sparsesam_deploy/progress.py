@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -61,7 +62,7 @@ class Stages:
             f"[green]done[/] {name:<34} {record.seconds:7.1f} s  {record.peak_mib:6d} MiB peak", highlight=False
         )
 
-    def as_dicts(self) -> list[dict]:
+    def as_dicts(self) -> list[dict[str, Any]]:
         """The records as plain data, for JSON."""
         return [asdict(record) for record in self.records]
 
@@ -94,7 +95,7 @@ class _PeakMemory:
             if self._stop.wait(0.05):
                 return
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         if self._kept_by_kernel:

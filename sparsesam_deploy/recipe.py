@@ -134,7 +134,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         shipped = shipped_recipes()
         if str(file) not in shipped:
-            reason, names = error.strerror.lower(), ", ".join(sorted(shipped))
+            reason, names = (error.strerror or str(error)).lower(), ", ".join(sorted(shipped))
             raise InvalidInput(f"recipe {file} cannot be read ({reason}); shipped ones: {names}.") from error
         text = shipped[str(file)]
     except UnicodeDecodeError as error:

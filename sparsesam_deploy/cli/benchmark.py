@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,8 +13,11 @@ from rich.table import Table
 from ..errors import InvalidInput
 from . import options
 
+if TYPE_CHECKING:
+    from ..runtime.loading import BackendName
 
-class SizesType(click.ParamType):
+
+class SizesType(options.ParamType):
     """Batch sizes separated by commas."""
 
     name = "sizes"
@@ -47,7 +50,7 @@ class SizesType(click.ParamType):
 @options.as_json
 def benchmark(
     folder: Path,
-    backend: str | None,
+    backend: BackendName | None,
     device: str | None,
     checkpoint: Path | None,
     batches: tuple[int, ...] | None,

@@ -45,7 +45,7 @@ def build(
 
     chosen = ExportRecipe.merge(recipe, choices)
     chosen.weights.check_given()
-    require_builder(chosen.builder)
+    builder = require_builder(chosen.builder)
     require("the proof of a build", "onnxruntime")
     if overlay:
         require("--overlay", "matplotlib")
@@ -54,7 +54,7 @@ def build(
         output,
         read_samples(images),
         Stages(progress_console),
-        choose_library(chosen.builder, plugin_library, no_plugins),
+        choose_library(builder, plugin_library, no_plugins),
         min_dense_iou,
         overlay,
     )
@@ -74,6 +74,6 @@ def build(
         console.print(f"custom nodes: {' and '.join(nodes)}", highlight=False)
         console.print(f"effective density: {in_words(result.manifest.effective_density)}", highlight=False)
         for warning in result.manifest.warnings:
-            console.print(f"{chosen.builder} warns: {warning}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{builder} warns: {warning}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"written to {place}", highlight=False, markup=False, soft_wrap=True)
     return finish(result.report, junit)

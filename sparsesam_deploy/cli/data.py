@@ -12,8 +12,12 @@ from ..errors import InvalidInput
 from . import options
 
 if TYPE_CHECKING:
+    import torch
+
+    from ..accuracy.data.dataset import Dataset
     from ..accuracy.data.mirrored import Mirrored
     from ..accuracy.evaluation.prompts import PromptKind
+    from ..ops.backend import Backend
 
 existing = click.Path(path_type=Path, exists=True)
 
@@ -97,13 +101,18 @@ def read_dataset(chosen: dict[str, Any], console: Console) -> Mirrored:
         raise InvalidInput(f"{' and '.join(f'--{name}' for name in truth)} are two ground truths; give one of them.")
     if ignored and "labels" not in truth:
         raise InvalidInput("--ignore-label is about label maps; give --labels DIR or leave it out.")
+    dataset: Dataset
     with Stages(console)("read data set") as advance:
+
+        def progress(share: float) -> None:
+            advance(share, "")
+
         if "coco" in truth:
-            dataset = CocoDataset(truth["coco"], images, advance)
+            dataset = CocoDataset(truth["coco"], images, progress)
         elif "labels" in truth:
-            dataset = LabelMaps(images, truth["labels"], ignored, advance)
+            dataset = LabelMaps(images, truth["labels"], ignored, progress)
         elif "masks" in truth:
-            dataset = MaskPairs(images, truth["masks"], advance)
+            dataset = MaskPairs(images, truth["masks"], progress)
         else:
             dataset = Unlabelled(images)
     if limit is not None and limit < len(dataset.names):
@@ -130,7 +139,7 @@ def read_prompts(chosen: dict[str, Any], dataset: Mirrored, symmetries: int) -> 
     return kinds
 
 
-def torch_device(name: str, backend: str) -> Any:
+def torch_device(name: str, backend: Backend) -> torch.device:
     """The torch device ``name``, in full float32: cuDNN's TF32, torch's default, would be the reference's own error.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..engines.options import BuilderName
 from . import options
 from .console import console, example, print_json, progress_console
 from .options import require_builder
@@ -23,7 +24,7 @@ from .options import require_builder
 @options.as_json
 def engine(
     encoder: Path,
-    builder: str | None,
+    builder: BuilderName | None,
     plugin_library: Path | None,
     no_plugins: bool,
     output: Path,
@@ -36,10 +37,10 @@ def engine(
     from ..plugin_library import choose_library
     from ..progress import Stages
 
-    require_builder(builder)
-    library = choose_library(builder, plugin_library, no_plugins)
+    named = require_builder(builder)
+    library = choose_library(named, plugin_library, no_plugins)
     chosen = EngineOptions(**{name: value for name, value in choices.items() if value is not None})
-    manifest = build_engine_only(encoder, output, builder, chosen, library, Stages(progress_console))
+    manifest = build_engine_only(encoder, output, named, chosen, library, Stages(progress_console))
     if as_json:
         print_json(manifest.model_dump(mode="json"))
     else:

@@ -21,7 +21,11 @@ from . import data, options
 if TYPE_CHECKING:
     from ..accuracy.evaluation.variants import Variant
     from ..accuracy.report.records import Evaluation
+    from ..export.weights import ModelName
     from ..model.checkpoint import LoadedSam
+    from ..model.config import Gelu
+    from ..ops.backend import Backend
+    from ..runtime.loading import BackendName
 
 DENSITY = next(setting for setting in settings_of(Start) if setting.name == "density")
 
@@ -62,10 +66,10 @@ DENSITY = next(setting for setting in settings_of(Start) if setting.name == "den
 @options.output
 @options.as_json
 def evaluate(
-    model: str | None,
+    model: ModelName | None,
     checkpoint: Path | None,
     device: str,
-    torch_backend: str,
+    torch_backend: Backend,
     output: Path,
     max_miou_drop: float | None,
     skip_bad: bool,
@@ -117,11 +121,12 @@ def evaluate(
     return 1 if lost else 0
 
 
-def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: str) -> list[Variant]:
+def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: Backend) -> list[Variant]:
     from ..accuracy.evaluation.variants import combinations, describe, exported_variant, torch_variant
     from ..recipe import ExportRecipe
 
     lists = {setting.name: chosen[setting.name] for setting in (DENSITY, *settings_of(SparsityConfig))}
+    named: list[tuple[str, SparsityConfig, Gelu]]
     named = [(f"preset {name}", PRESETS[name], "erf") for name in chosen["presets"]]
     for path in chosen["recipes"]:
         recipe = ExportRecipe.merge(path, {})  # the weights are those of this command
@@ -129,7 +134,8 @@ def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: st
     if any(lists.values()) or not (named or chosen["exported"]):
         named += [(describe(sparsity), sparsity, "erf") for sparsity in combinations(lists, PRESETS["default"])]
     variants = [torch_variant(name, loaded, sparsity, place, backend, gelu) for name, sparsity, gelu in named]
-    runner, device = chosen["backend"] or "onnxruntime", None if place.type == "cpu" else str(place)
+    runner: BackendName = chosen["backend"] or "onnxruntime"
+    device = None if place.type == "cpu" else str(place)
     return variants + [exported_variant(folder, loaded, runner, device) for folder in chosen["exported"]]
 
 

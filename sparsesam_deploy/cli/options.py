@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..declaration import Setting, settings_of
-from ..engines.options import EngineOptions
-from ..errors import InvalidInput
+from ..engines.options import BuilderName, EngineOptions, chosen_builder
 from ..export.options import Batch, ExportOptions
 from ..export.weights import Weights
 from ..model.config import FAMILIES, Density, SparsityConfig
@@ -19,6 +18,10 @@ from ..recipe import BuilderChoice, Start
 
 if TYPE_CHECKING:
     from ..parity.samples import Sample
+
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # older click's takes no arguments
 
 
 class FiniteRange(click.FloatRange):
@@ -31,7 +34,7 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class DensityType(click.ParamType):
+class DensityType(ParamType):
     """A number in (0, 1], or one for each block, separated by commas."""
 
     name = "density"
@@ -49,7 +52,7 @@ class DensityType(click.ParamType):
         return densities[0] if len(densities) == 1 else densities
 
 
-class BatchType(click.ParamType):
+class BatchType(ParamType):
     """One batch size, or the smallest, the usual and the largest of a dynamic one."""
 
     name = "batch"
@@ -64,7 +67,7 @@ class BatchType(click.ParamType):
         return sizes * 3 if len(sizes) == 1 else sizes
 
 
-class ListType(click.ParamType):
+class ListType(ParamType):
     """Words separated by commas."""
 
     name = "list"
@@ -100,13 +103,14 @@ def setting_option(setting: Setting, default: str | None = None, multiple: bool 
     return click.option(flag, setting.name, type=kind, metavar=setting.metavar, multiple=multiple, help=words)
 
 
-def _click_type(setting: Setting) -> click.ParamType:
+def _click_type(setting: Setting) -> ParamType:
     if setting.choices:
         return click.Choice(setting.choices)
     if setting.kind is Path:
         return click.Path(path_type=Path)
     if setting.kind is int:
-        return click.IntRange(setting.low, setting.high)
+        low, high = (None if bound is None else int(bound) for bound in (setting.low, setting.high))
+        return click.IntRange(low, high)
     return {Density: DensityType(), Batch: BatchType(), tuple[str, ...]: ListType()}[setting.kind]
 
 
@@ -201,13 +205,13 @@ output = click.option(
 )
 
 
-def require_builder(builder: str | None) -> None:
+def require_builder(builder: BuilderName | None) -> BuilderName:
     """Refuse a command without a builder, or with one that is not usable here."""
     from ..engines.builder import load_builder
 
-    if builder is None:
-        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
-    load_builder(builder)  # what it lacks comes before what its plugins lack
+    chosen = chosen_builder(builder)
+    load_builder(chosen)  # what it lacks comes before what its plugins lack
+    return chosen
 
 
 def read_samples(images: tuple[Path, ...]) -> list[Sample]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from ..errors import InvalidInput
 from . import options
+
+if TYPE_CHECKING:
+    from ..serving.source import Platform
 
 PLATFORMS = click.Choice(["tensorrt_plan", "onnxruntime"])
 
@@ -56,8 +59,8 @@ def triton_server(
     folders: tuple[Path, ...],
     output: Path,
     gpus: tuple[str, ...] | None,
-    platform: str,
-    decoder_platform: str | None,
+    platform: Platform,
+    decoder_platform: Platform | None,
     no_cuda_graphs: bool,
     registration_library: Path | None,
     as_json: bool,

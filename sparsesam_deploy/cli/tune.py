@@ -15,8 +15,11 @@ from ..optional import EXTRAS, require
 from . import data, options
 
 if TYPE_CHECKING:
+    from ..accuracy.data.mirrored import Mirrored
     from ..accuracy.report.records import ParetoPoint, Tuning
+    from ..export.weights import ModelName
     from ..model.config import Routing
+    from ..ops.backend import Backend
 
 CALIBRATION_IMAGES = 16
 LEAST = 4
@@ -73,10 +76,10 @@ LEAST = 4
 @options.output
 @options.as_json
 def tune(
-    model: str | None,
+    model: ModelName | None,
     checkpoint: Path | None,
     device: str,
-    torch_backend: str,
+    torch_backend: Backend,
     max_miou_drop: float | None,
     target_ms: float | None,
     max_cost: float | None,
@@ -137,7 +140,7 @@ def tune(
     return 0
 
 
-def _split(dataset: Any, calibration: int, symmetries: int) -> tuple[Any, Any]:
+def _split(dataset: Mirrored, calibration: int, symmetries: int) -> tuple[Mirrored, Mirrored]:
     """Evenly picked images for the search, the others for validation; both mirrored alike."""
     from ..accuracy.data.mirrored import Mirrored
     from ..accuracy.data.subset import Subset, evenly
@@ -149,7 +152,7 @@ def _split(dataset: Any, calibration: int, symmetries: int) -> tuple[Any, Any]:
         )
     seen = evenly(count, min(calibration, count // 2))
     unseen = sorted({*range(count)} - {*seen})
-    return tuple(Mirrored(Subset(dataset, indices), symmetries) for indices in (seen, unseen))
+    return Mirrored(Subset(dataset, seen), symmetries), Mirrored(Subset(dataset, unseen), symmetries)
 
 
 def _print(found: Tuning, console: Console) -> None:

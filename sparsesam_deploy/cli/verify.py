@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..export.weights import ModelName
 from ..optional import require
 from . import options
 from .console import console, example, finish, print_json, progress_console
@@ -28,7 +29,7 @@ from .options import read_samples
 @options.as_json
 def verify(
     folder: Path,
-    model: str | None,
+    model: ModelName | None,
     checkpoint: Path | None,
     images: tuple[Path, ...],
     min_dense_iou: float | None,

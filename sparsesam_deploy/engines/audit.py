@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ..export.options import Dtype
 from .graph import TENSORRT_DTYPE, GraphFacts, TensorFacts
 
 PRODUCT_LAYERS = frozenset({"MATRIX_MULTIPLY", "CONVOLUTION", "DECONVOLUTION", "EINSUM", "ATTENTION_INPUT"})
@@ -27,7 +28,7 @@ class AuditReport(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dtype: Literal["fp32", "fp16", "bf16"]
+    dtype: Dtype
     layers: dict[str, int]
     precision: dict[str, dict[str, int]]
     fp32_islands: tuple[str, ...]

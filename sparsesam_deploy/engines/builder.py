@@ -150,7 +150,7 @@ class _Build:
         plan = run_cancellable(lambda: self.builder.build_serialized_network(self.network, config), monitor, advance)
         if plan is None:
             raise CheckFailed(f"{self.what} could not build {self.onnx_path}: {self.messages.reason()}; {_REEXPORT}.")
-        if cache is not None:
+        if cache is not None and self.options.timing_cache is not None:
             with output_file(self.options.timing_cache) as partial:
                 partial.write_bytes(cache.serialize())
         advance(1.0, "built")
@@ -235,9 +235,9 @@ class _Build:
     def _check_fixed_batch(self) -> None:
         for tensor in self.facts.inputs:
             if self.batch != (fixed := tensor.shape[:1] * 3):
-                asked, fixed = (",".join(map(str, numbers)) for numbers in (self.batch, fixed))
+                asked, there = (",".join(map(str, numbers)) for numbers in (self.batch, fixed))
                 raise InvalidInput(
-                    f"batch {asked} is not the fixed one of {self.onnx_path}; give {fixed} or export a dynamic batch."
+                    f"batch {asked} is not the fixed one of {self.onnx_path}; give {there} or export a dynamic batch."
                 )
 
     def _timing_cache(self, config: Any) -> Any:
@@ -247,7 +247,8 @@ class _Build:
         try:
             content = path.read_bytes() if path.exists() else b""
         except OSError as error:
-            raise InvalidInput(f"cannot read timing cache {path}: {error.strerror.lower()}; name another.") from error
+            reason = (error.strerror or str(error)).lower()
+            raise InvalidInput(f"cannot read timing cache {path}: {reason}; name another.") from error
         cache = config.create_timing_cache(content)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise EnvironmentProblem(

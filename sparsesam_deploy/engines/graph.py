@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +12,17 @@ from onnx import TensorProto, inliner, shape_inference
 
 from ..errors import InvalidInput
 from ..export.metadata import PREFIX
+from ..export.options import Dtype
 from ..ops.function_body import DOMAIN
 
 DTYPE_KEY = PREFIX + "dtype"
-TENSORRT_DTYPE = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
+TENSORRT_DTYPE: dict[Dtype, str] = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16"}
 """``--dtype`` -> the name of TensorRT's ``DataType``."""
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"})
 """ONNX operators whose precision decides what an engine costs and how exact it is."""
 
-_DATA_TYPE = {
+_DATA_TYPE: dict[int, str] = {
     TensorProto.FLOAT: "FLOAT",
     TensorProto.FLOAT16: "HALF",
     TensorProto.BFLOAT16: "BF16",
@@ -70,7 +71,7 @@ class GraphFacts:
     decision of the export, not an oversight.
     """
 
-    dtype: str
+    dtype: Dtype
     inputs: tuple[TensorFacts, ...]
     outputs: tuple[TensorFacts, ...]
     custom_nodes: tuple[CustomNode, ...]
@@ -86,12 +87,13 @@ class GraphFacts:
         """
         model = _load(path)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-        if metadata.get(DTYPE_KEY) not in TENSORRT_DTYPE:
+        dtype = next((name for name in TENSORRT_DTYPE if name == metadata.get(DTYPE_KEY)), None)
+        if dtype is None:
             raise InvalidInput(f"{path} has no valid {DTYPE_KEY} in its metadata; {_REEXPORT}.")
         weights = {tensor.name for tensor in model.graph.initializer}
         products, cast_products = _products(model)
         return cls(
-            dtype=metadata[DTYPE_KEY],
+            dtype=dtype,
             inputs=tuple(_tensor(value) for value in model.graph.input if value.name not in weights),
             outputs=tuple(_tensor(value) for value in model.graph.output),
             custom_nodes=tuple(_custom_node(node) for node in model.graph.node if node.domain == DOMAIN),
@@ -143,7 +145,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorFacts:
 
 
 def _data_type(number: int) -> str:
-    return _DATA_TYPE.get(number, TensorProto.DataType.Name(number))
+    return _DATA_TYPE.get(number) or TensorProto.DataType.Name(number)
 
 
 def _custom_node(node: onnx.NodeProto) -> CustomNode:
@@ -185,7 +187,9 @@ def _inherits_decision(node: onnx.NodeProto, types: dict[str, int], decided: dic
     return all(decided[value] for value in floats or node.input if value)
 
 
-def _expanded_names(nodes: Iterable[onnx.NodeProto], functions: dict) -> Iterator[str]:
+def _expanded_names(
+    nodes: Iterable[onnx.NodeProto], functions: Mapping[tuple[str, str], onnx.FunctionProto]
+) -> Iterator[str]:
     """Node names in the order in which inlining leaves the nodes, which itself renames them."""
     for node in nodes:
         function = functions.get((node.domain, node.op_type))

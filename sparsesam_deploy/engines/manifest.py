@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StrictBool, ValidationError
 
@@ -17,7 +17,7 @@ from .audit import AuditReport
 from .options import BuilderName, EngineOptions
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION: Final = 4
 MAX_BYTES = 8 << 20
 """A manifest is some kilobytes, or some hundred with a parity report for every block; anything larger is not one."""
 
@@ -199,7 +199,8 @@ def _read(path: Path) -> bytes:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror.lower()}; name an engine's {MANIFEST}.") from error
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidInput(f"cannot read {path}: {reason}; name an engine's {MANIFEST}.") from error
     if len(content) > MAX_BYTES:
         raise InvalidInput(f"{path} is larger than any engine manifest ({MAX_BYTES >> 20} MiB); name another file.")
     return content

@@ -65,14 +65,15 @@ _LOGGERS: dict[type, Any] = {}
 
 
 def _make_logger(trt: ModuleType) -> Any:
-    severity = trt.ILogger.Severity
+    interface: Any = trt.ILogger
+    severity = interface.Severity
     kinds = {severity.INTERNAL_ERROR: "errors", severity.ERROR: "errors", severity.WARNING: "warnings"}
 
-    class Logger(trt.ILogger):
+    class Logger(interface):
         """Prints nothing."""
 
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+            interface.__init__(self)
             self.listeners: WeakSet[Messages] = WeakSet()
 
         def log(self, level: Any, message: str) -> None:
@@ -83,6 +84,15 @@ def _make_logger(trt: ModuleType) -> Any:
     return Logger()
 
 
+@dataclass
+class _Phase:
+    """What TensorRT reports of a phase; ``finished`` counts steps."""
+
+    parent: str | None
+    num_steps: int
+    finished: int = 0
+
+
 def make_monitor(trt: ModuleType) -> Any:
     """An ``IProgressMonitor`` with ``share`` (0 to 1), ``words``, and ``cancel()``: the build ends at its next step.
 
@@ -90,11 +100,13 @@ def make_monitor(trt: ModuleType) -> Any:
     the phase running inside the current step.
     """
 
-    class Monitor(trt.IProgressMonitor):
+    interface: Any = trt.IProgressMonitor
+
+    class Monitor(interface):
         def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
+            interface.__init__(self)
             self.share, self.words = 0.0, ""
-            self._phases: dict[str, list] = {}  # name -> [parent, number of steps, finished steps]
+            self._phases: dict[str, _Phase] = {}
             self._lock = threading.Lock()
             self._cancelled = False
 
@@ -103,7 +115,7 @@ def make_monitor(trt: ModuleType) -> Any:
 
         def phase_start(self, name: str, parent: str | None, num_steps: int) -> None:
             with self._lock:
-                self._phases[name] = [parent, num_steps, 0]
+                self._phases[name] = _Phase(parent, num_steps)
                 self.words = name
                 if parent is None:
                     self.share = 0.0
@@ -111,7 +123,7 @@ def make_monitor(trt: ModuleType) -> Any:
         def step_complete(self, name: str, step: int) -> bool:
             with self._lock:
                 if name in self._phases:
-                    self._phases[name][2] = step + 1
+                    self._phases[name].finished = step + 1
                     self._update()
             return not self._cancelled
 
@@ -121,9 +133,9 @@ def make_monitor(trt: ModuleType) -> Any:
 
         def _update(self) -> None:
             shares: dict[str | None, float] = {}
-            for name, (parent, num_steps, finished) in reversed(self._phases.items()):  # inner phases start later
-                share = min(1.0, (finished + shares.get(name, 0.0)) / num_steps)
-                shares[parent] = max(share, shares.get(parent, 0.0))
+            for name, phase in reversed(self._phases.items()):  # inner phases start later
+                share = min(1.0, (phase.finished + shares.get(name, 0.0)) / phase.num_steps)
+                shares[phase.parent] = max(share, shares.get(phase.parent, 0.0))
             self.share = max(self.share, shares.get(None, 0.0))
 
     return Monitor()

@@ -86,3 +86,14 @@ class EngineOptions:
             for option, given in unsupported.items():
                 if given:
                     raise InvalidInput(f"tensorrt-rtx has no {option}; leave it out or use --builder tensorrt.")
+
+
+def chosen_builder(builder: BuilderName | None) -> BuilderName:
+    """``builder``, for what cannot do without one.
+
+    Raises:
+        InvalidInput: none was chosen.
+    """
+    if builder is None:
+        raise InvalidInput("no builder was chosen; give --builder tensorrt-rtx (needs no GPU) or --builder tensorrt.")
+    return builder

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..model.checkpoint import LoadedSam
 
 
+ModelName = Literal["nano"]
+
+
 @dataclass(frozen=True)
 class Weights:
     """A shipped model or a checkpoint of the user's; neither where somebody else names the weights.
@@ -22,7 +25,7 @@ class Weights:
         InvalidInput: both are given.
     """
 
-    model: Annotated[Literal["nano"] | None, Field(description="A model that ships with the package.")] = None
+    model: Annotated[ModelName | None, Field(description="A model that ships with the package.")] = None
     checkpoint: Annotated[
         Path | None, Field(description="SAM, SAM-HQ, MedSAM or Hugging Face weights.", examples=["FILE"])
     ] = None

@@ -129,6 +129,7 @@ def _trace(
             dynamic_shapes=dynamic_shapes,
             verbose=False,
         )
+    assert program is not None  # what torch gives with dynamo=True
     return program.model
 
 

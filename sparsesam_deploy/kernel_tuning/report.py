@@ -24,6 +24,12 @@ class Trial:
     reason: str = ""
 
     @property
+    def time(self) -> float:
+        """``microseconds`` of a trial without a ``reason``."""
+        assert self.microseconds is not None
+        return self.microseconds
+
+    @property
     def words(self) -> str:
         """block/num_warps/num_stages."""
         return f"{self.launch.block}/{self.launch.num_warps}/{self.launch.num_stages}"
@@ -49,7 +55,7 @@ class Tuned:
     @property
     def ranked(self) -> list[Trial]:
         """Those with a time, fastest first, in case of a tie the current one."""
-        return sorted((trial for trial in self.trials if not trial.reason), key=lambda trial: trial.microseconds)
+        return sorted((trial for trial in self.trials if not trial.reason), key=lambda trial: trial.time)
 
     @property
     def left_out(self) -> list[Trial]:
@@ -60,14 +66,14 @@ class Tuned:
         """Share of the current time that the best settings save."""
         if self.current.reason or not self.ranked:
             return None
-        return 1 - self.ranked[0].microseconds / self.current.microseconds
+        return 1 - self.ranked[0].time / self.current.time
 
     def entry(self, circumstances: str) -> Launch:
         """The winner, as the launch table has it."""
         best, *others = self.ranked
-        measured = f"{best.microseconds:.1f} us, {circumstances}"
+        measured = f"{best.time:.1f} us, {circumstances}"
         if others:
-            measured += f"; next best {others[0].microseconds:.1f} us ({others[0].words})"
+            measured += f"; next best {others[0].time:.1f} us ({others[0].words})"
         return replace(best.launch, measured=measured)
 
     def as_json(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..model.config import PRESETS, SamConfig, SparsityConfig
 from ..model.ranking import ranked_sequence
 from ..ops.geometry import GRID_SIZE, GROUP, SQUARE, TILE, WINDOW_SIZE
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routing import Selection
 from ..ops.stripe_attention import Stripe, stripe_attention
 from ..ops.stripe_attention.kernels.lattice import lattice_steps
 from ..ops.stripe_attention.kernels.relative_terms import LOG2_E, relative_terms
@@ -57,7 +58,8 @@ def _random(device: torch.device) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(shape, generator=generator, device=device)
 
 
-def _table(table: np.ndarray, device: torch.device) -> Tensor:
+def _table(table: np.ndarray | None, device: torch.device) -> Tensor:
+    assert table is not None
     return torch.tensor(table, dtype=torch.int32, device=device)
 
 
@@ -73,19 +75,21 @@ def window_tables(device: torch.device) -> dict[str, Tensor]:
     return {name: _table(table, device) for name, table in tables.items()}
 
 
-def _attention_inputs(config: SamConfig, device: torch.device, side: int) -> list[Tensor]:
+def _attention_inputs(
+    config: SamConfig, device: torch.device, side: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """qkv, its bias, and position tables that matter as much as the products q . k."""
     random, width = _random(device), 3 * config.embed_dim
-    rel_pos = (random(2 * side - 1, config.head_dim) / config.head_dim**0.5 for _ in "hw")
-    return [tensor.half() for tensor in (random(1, GRID_SIZE**2, width), random(width), *rel_pos)]
+    rel_h, rel_w = (random(2 * side - 1, config.head_dim) / config.head_dim**0.5 for _ in "hw")
+    return random(1, GRID_SIZE**2, width).half(), random(width).half(), (rel_h.half(), rel_w.half())
 
 
 def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workload:
-    inputs = _attention_inputs(config, device, len(stripe.rel_index))
-    return Workload(
-        lambda: stripe_attention(*inputs, stripe, config.num_heads, "triton"),
-        stripe_attention(*(tensor.float() for tensor in inputs), stripe, config.num_heads, "reference"),
+    qkv, bias, (rel_h, rel_w) = _attention_inputs(config, device, len(stripe.rel_index))
+    expected = stripe_attention(
+        qkv.float(), bias.float(), rel_h.float(), rel_w.float(), stripe, config.num_heads, "reference"
     )
+    return Workload(lambda: stripe_attention(qkv, bias, rel_h, rel_w, stripe, config.num_heads, "triton"), expected)
 
 
 def _lattice(config: SamConfig, device: torch.device) -> Workload:
@@ -97,7 +101,7 @@ def _lattice(config: SamConfig, device: torch.device) -> Workload:
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
     """A dense windowed block."""
-    return _attention(config, device, Stripe(**window_tables(device)))
+    return _attention(config, device, Stripe(**window_tables(device), lattice_offsets=None))
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
@@ -108,7 +112,7 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
     num_sequences = len(tables["members"]) if windowed else 1
     ranking = _random(device)(num_sequences, config.num_heads, len(groups)).argsort(-1)
     sequence = ranked_sequence(ranking, _table(groups, device))
-    stripe = Stripe(**tables, keys=sequence[..., : static.num_keys])
+    stripe = Stripe(**tables, keys=sequence[..., : static.num_keys], lattice_offsets=None)
     if static.tiles is not None:
         own = {"tiles": sequence.unflatten(-1, (-1, TILE)), "tile_in_stripe": static.tile_in_stripe}
         stripe = replace(stripe, tiles=own["tiles"], tile_in_stripe=_table(own["tile_in_stripe"], device))
@@ -118,8 +122,10 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
 def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
     """The position terms of a lattice block."""
     tables = global_tables(device)
-    qkv, _, *rel_pos = _attention_inputs(config, device, GRID_SIZE)
-    steps = lattice_steps(key_tables(False, DENSITY, SparsityConfig()).lattice_offsets)
+    qkv, _, rel_pos = _attention_inputs(config, device, GRID_SIZE)
+    num_offsets = key_tables(False, DENSITY, SparsityConfig()).lattice_offsets
+    assert num_offsets is not None
+    steps = lattice_steps(num_offsets)
     q = qkv[0, :, : config.embed_dim].float()[tables["inv_perm"]].view(GRID_SIZE, GRID_SIZE, config.num_heads, -1)
     by_key = [table.float()[tables["rel_index"]][:, ::step] for table, step in zip(rel_pos, steps, strict=True)]
     rows = torch.einsum("rchd,rkd->hkrc", q, by_key[0]).flatten(2)
@@ -138,7 +144,7 @@ def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Te
     return x.half(), random(channels).half(), random(channels).half()
 
 
-def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
+def route_of(selection: Selection, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
     """How rows are chosen at `DENSITY`, so that no rounding can change the choice, see `clear_cut`."""
     (x, weight, bias), num_tokens = stream, GRID_SIZE**2
     if selection == "given":
@@ -146,9 +152,9 @@ def route_of(selection: str, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
         return Route("given", share=False, keep_indices=_table(kept, x.device))
     if selection == "sobel":
         tables = global_tables(x.device)
-        del tables["rel_index"]
-        num_groups = clear_cut(group_sobel(x, **tables)[0], density.shared_groups(DENSITY, num_tokens))
-        return Route(selection, True, num_groups, **tables)
+        perm, inv_perm = tables["perm"], tables["inv_perm"]
+        num_groups = clear_cut(group_sobel(x, perm, inv_perm)[0], density.shared_groups(DENSITY, num_tokens))
+        return Route(selection, True, num_groups, perm=perm, inv_perm=inv_perm)
     y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON)
     scores = group_variance(y)[0]
     if selection == "variance":
@@ -178,10 +184,11 @@ def received(result: tuple[Tensor, Tensor]) -> Tensor:
     return rows.gather(1, index.unsqueeze(2).expand(-1, -1, rows.shape[2]))
 
 
-def _pack(config: SamConfig, device: torch.device, selection: str) -> Workload:
+def _pack(config: SamConfig, device: torch.device, selection: Selection) -> Workload:
     stream = residual_stream(config, device)
+    x, weight, bias = (tensor.float() for tensor in stream)
     route = route_of(selection, stream)
-    expected = routed_mlp_pack(*(tensor.float() for tensor in stream), EPSILON, route, "reference")
+    expected = routed_mlp_pack(x, weight, bias, EPSILON, route, "reference")
     return Workload(lambda: routed_mlp_pack(*stream, EPSILON, route, "triton"), received(expected), received)
 
 

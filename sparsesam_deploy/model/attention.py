@@ -71,7 +71,7 @@ def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfi
     return KeyTables(num_keys, keys, tiles, order.membership(tiles, keys))
 
 
-class SparseAttention(nn.Module):
+class BlockAttention(nn.Module):
     """Multi-head attention of one block; shares its parameters with segment_anything's ``Attention``.
 
     ``backend`` is what computes `stripe_attention`.
@@ -79,6 +79,9 @@ class SparseAttention(nn.Module):
 
     row_share = 1.0
     """Share of token rows that go through qkv and proj."""
+    groups: Tensor
+    members: Tensor
+    """Of windowed blocks."""
 
     def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
         super().__init__()
@@ -89,6 +92,7 @@ class SparseAttention(nn.Module):
         self.ranking_name = "ranking_windowed" if plan.windowed else GLOBAL_RANKING
         self.ranked = sparsity.order == "ranked" and plan.key_density < 1
         self.static = key_tables(plan.windowed, plan.key_density, sparsity)
+        tables: dict[str, np.ndarray | None]
         if plan.windowed:
             members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
             groups, self.num_tokens = order.window_groups(WINDOW_SIZE), WINDOW_SIZE**2
@@ -100,21 +104,18 @@ class SparseAttention(nn.Module):
         if not self.ranked:
             tables |= {"keys": self.static.keys, "tiles": self.static.tiles}
         tables |= {"tile_in_stripe": self.static.tile_in_stripe, "groups": groups}
-        self.table_names = tuple(name for name, table in tables.items() if table is not None)
-        for name in self.table_names:
-            self.register_buffer(name, torch.tensor(tables[name], dtype=torch.int32), persistent=False)
+        present = {name: table for name, table in tables.items() if table is not None}
+        self.table_names = tuple(present)
+        for name, table in present.items():
+            self.register_buffer(name, torch.tensor(table, dtype=torch.int32), persistent=False)
 
     @property
     def effective_density(self) -> float:
         """(query, key) pairs computed / all pairs; a key in both stripe and tile counts once."""
         pairs = self.num_tokens * self.static.num_keys
-        if self.static.tiles is not None:
+        if self.static.tile_in_stripe is not None:
             pairs += TILE * int((self.static.tile_in_stripe == 0).sum())
         return pairs / self.num_tokens**2
-
-    def forward(self, x: Tensor, state: ImageState) -> Tensor:
-        """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
-        return self.proj(self.over_stripe(self.qkv(x), state))
 
     def over_stripe(self, qkv: Tensor, state: ImageState) -> Tensor:
         """What lies between the two linear layers: (B, N, 3 * C) -> (B, N, C)."""
@@ -142,3 +143,11 @@ class SparseAttention(nn.Module):
             keys = torch.cat((keys, padding), 1).index_select(1, self.members.flatten())
             keys = keys.unflatten(1, tuple(self.members.shape)).flatten(0, 1)
         return group_statistics(keys.unflatten(2, (self.num_heads, -1)).transpose(1, 2), self.groups)
+
+
+class SparseAttention(BlockAttention):
+    """A block's attention on all rows."""
+
+    def forward(self, x: Tensor, state: ImageState) -> Tensor:
+        """norm1 of the Z-ordered stream (B, N, C) -> update of the stream (B, N, C)."""
+        return self.proj(self.over_stripe(self.qkv(x), state))

@@ -126,7 +126,9 @@ def _official_tensors(content: Mapping[object, object], path: Path) -> dict[str,
     return tensors
 
 
-def _renamed(content: Mapping[object, object], rename: Callable[[str], str], path: Path) -> dict[str, Tensor]:
+def _renamed(
+    content: Mapping[object, object] | Mapping[str, Tensor], rename: Callable[[str], str], path: Path
+) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for key, value in content.items():
         name = rename(str(key))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInput
 from .config import IMAGE_SIZE, SamConfig
 from .layers import cast_copy, make_portable
+from .mask_decoder_hq import MaskDecoderHQ
 
 PADDING, NEGATIVE, POSITIVE, BOX_TOP_LEFT, BOX_BOTTOM_RIGHT = -1, 0, 1, 2, 3
 """SAM's point labels: a box is two points with the last two; prompts without a box end with a padding point."""
@@ -83,7 +84,8 @@ class SamDecoder(nn.Module):
         super().__init__()
         prompts = copy.deepcopy(sam.prompt_encoder)
         self.hq, self.dtype = config.hq, dtype
-        self.gaussian = nn.Buffer(prompts.pe_layer.positional_encoding_gaussian_matrix.float())
+        gaussian: Tensor = prompts.pe_layer.get_buffer("positional_encoding_gaussian_matrix")
+        self.gaussian = nn.Buffer(gaussian.float())
         self.image_pe = nn.Buffer(prompts.get_dense_pe().to(dtype))
         labels = [prompts.not_a_point_embed, *prompts.point_embeddings]
         self.label_embeddings = nn.Buffer(torch.cat([embedding.weight for embedding in labels]).detach().float())
@@ -124,14 +126,16 @@ class SamDecoder(nn.Module):
         sparse = self.embed_points(point_coords, point_labels).to(self.dtype)
         has_mask = has_mask_input.reshape(-1, 1, 1, 1) > 0
         dense = torch.where(has_mask, self.mask_downscaling(mask_input.to(self.dtype)), self.no_mask_embed)
-        predict = self._predict_hq if self.hq else self._predict
-        masks, iou = predict(image_embeddings.to(self.dtype), sparse, dense, interm_embeddings)
+        image = image_embeddings.to(self.dtype)
+        if self.hq:
+            assert isinstance(self.mask_decoder, MaskDecoderHQ)
+            interm = None if interm_embeddings is None else interm_embeddings.to(self.dtype)
+            masks, iou = self.mask_decoder.predict_masks(image, self.image_pe, sparse, dense, interm)
+        else:
+            masks, iou = self._predict(image, sparse, dense)
         return masks.float(), iou.float()
 
-    def _predict_hq(self, image: Tensor, sparse: Tensor, dense: Tensor, interm: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mask_decoder.predict_masks(image, self.image_pe, sparse, dense, interm.to(self.dtype))
-
-    def _predict(self, image: Tensor, sparse: Tensor, dense: Tensor, _: None) -> tuple[Tensor, Tensor]:
+    def _predict(self, image: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """MaskDecoder.predict_masks with broadcasting in place of repeat_interleave, so that N stays symbolic."""
         decoder, num_prompts = self.mask_decoder, sparse.shape[0]
         output_tokens = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))

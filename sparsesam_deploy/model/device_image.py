@@ -34,14 +34,15 @@ def resize_longest_side(images: Tensor) -> Tensor:
         EnvironmentProblem: the installed Pillow resizes in another way than those known here.
     """
     _check_pillow()
-    new_size = ResizeLongestSide.get_preprocess_shape(*images.shape[1:3], IMAGE_SIZE)
+    _, height, width, _ = images.shape
+    new_size = ResizeLongestSide.get_preprocess_shape(height, width, IMAGE_SIZE)
     return resize(images, *new_size).permute(0, 3, 1, 2).contiguous()
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
     """``PIL.Image.resize`` with its bilinear filter: (B, h, w, C) uint8 -> (B, height, width, C) uint8."""
     passes = [(2, width), (1, height)]
-    if _vertical_first(*images.shape[1:3], height, width):
+    if _vertical_first(images.shape[1], images.shape[2], height, width):
         passes.reverse()
     for dim, size in passes:
         images = _resample(images, dim, size)

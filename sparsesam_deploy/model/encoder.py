@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
@@ -24,8 +26,12 @@ from .shared_attention import SharedAttention
 class SparseBlock(nn.Module):
     """One transformer block on the Z-ordered stream."""
 
+    attention: SparseAttention | SharedAttention
+    mlp: DenseMlp
+
     def __init__(self, block: Block, plan: BlockPlan, sparsity: SparsityConfig, gelu: Gelu, backend: Backend) -> None:
         super().__init__()
+        assert isinstance(block.norm1, nn.LayerNorm) and isinstance(block.norm2, nn.LayerNorm)
         self.norm = block.norm1
         shared = plan.row_density < 1
         self.attention = (SharedAttention if shared else SparseAttention)(block.attn, plan, sparsity, backend)
@@ -62,6 +68,9 @@ class SparseSamEncoder(nn.Module):
         DensityError: a density leaves nothing to compute, or lists another number of blocks.
     """
 
+    perm: Tensor
+    inv_perm: Tensor
+
     def __init__(
         self,
         image_encoder: ImageEncoderViT,
@@ -72,12 +81,14 @@ class SparseSamEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.sparsity, self.gelu, self.backend = config, sparsity, gelu, backend
+        assert image_encoder.pos_embed is not None
         self.patch_embed = image_encoder.patch_embed.proj
         self.pos_embed = image_encoder.pos_embed
-        self.blocks = nn.ModuleList(
-            SparseBlock(block, plan, sparsity, gelu, backend)
-            for block, plan in zip(image_encoder.blocks, sparsity.plan(config), strict=True)
-        )
+        # Casts: torch's lists do not say what they hold.
+        stock = cast("Iterable[Block]", image_encoder.blocks)
+        pairs = zip(stock, sparsity.plan(config), strict=True)
+        blocks = (SparseBlock(block, plan, sparsity, gelu, backend) for block, plan in pairs)
+        self.blocks = cast("Sequence[SparseBlock]", nn.ModuleList(blocks))
         self.neck = Neck(image_encoder.neck)
         perm = order.z_order(GRID_SIZE)
         self.register_buffer("perm", torch.tensor(perm), persistent=False)
@@ -96,8 +107,8 @@ class SparseSamEncoder(nn.Module):
         return [half for half in halves if isinstance(half, (SharedAttention, RoutedMlp))]
 
     @property
-    def routed_blocks(self) -> list[SparseBlock]:
-        return [block for block in self.blocks if isinstance(block.mlp, RoutedMlp)]
+    def routed_mlps(self) -> list[RoutedMlp]:
+        return [block.mlp for block in self.blocks if isinstance(block.mlp, RoutedMlp)]
 
     @property
     def effective_density(self) -> dict[str, float]:
@@ -173,7 +184,8 @@ class Neck(nn.Module):
 
     def __init__(self, neck: nn.Sequential) -> None:
         super().__init__()
-        self.conv1, norm1, self.conv2, norm2 = neck
+        layers = cast("tuple[nn.Conv2d, LayerNorm2d, nn.Conv2d, LayerNorm2d]", tuple(neck))
+        self.conv1, norm1, self.conv2, norm2 = layers
         self.norm1, self.norm2 = as_layer_norm(norm1), as_layer_norm(norm2)
 
     def forward(self, grid: Tensor) -> Tensor:

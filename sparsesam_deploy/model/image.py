@@ -89,9 +89,8 @@ def preprocess(image: np.ndarray | Tensor) -> Preprocessed:
         ImageError: ``image`` is not of that type and shape, or is so narrow that scaling leaves nothing of its short
             side.
     """
-    is_tensor = isinstance(image, Tensor)
-    height, width = check_pixels(image, batches=is_tensor)
-    if is_tensor:
+    height, width = check_pixels(image, batches=isinstance(image, Tensor))
+    if isinstance(image, Tensor):
         scaled = resize_longest_side(image if image.ndim == 4 else image[None])
     else:
         scaled = torch.as_tensor(ResizeLongestSide(IMAGE_SIZE).apply_image(image)).permute(2, 0, 1).contiguous()[None]

@@ -23,13 +23,13 @@ def files_in(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, besides: 
     """
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is not a folder; name the folder that holds the images or labels.")
-    nested = besides is not None and folder.resolve() in besides.resolve().parents
+    left_out = None if besides is None or folder.resolve() not in besides.resolve().parents else besides.resolve()
     found = []
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in relative.parts):
             continue
-        if path.is_file() and not (nested and path.resolve().is_relative_to(besides.resolve())):
+        if path.is_file() and (left_out is None or not path.resolve().is_relative_to(left_out)):
             found.append(relative)
     return sorted(found, key=Path.as_posix)
 

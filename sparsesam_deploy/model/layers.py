@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def as_layer_norm(norm: LayerNorm2d) -> nn.LayerNorm:
@@ -25,9 +28,11 @@ def convolve(conv: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """A convolution, in float32 for bfloat16: neither Conv of opset 20 nor TensorRT-RTX's ConvTranspose takes that."""
     if x.dtype != torch.bfloat16:
         return conv(x)
-    function = F.conv_transpose2d if isinstance(conv, nn.ConvTranspose2d) else F.conv2d
-    bias = None if conv.bias is None else conv.bias.float()
-    return function(x.float(), conv.weight.float(), bias, stride=conv.stride, padding=conv.padding).to(x.dtype)
+    weight, bias = conv.weight.float(), None if conv.bias is None else conv.bias.float()
+    if isinstance(conv, nn.ConvTranspose2d):
+        assert not isinstance(conv.padding, str)
+        return F.conv_transpose2d(x.float(), weight, bias, stride=conv.stride, padding=conv.padding).to(x.dtype)
+    return F.conv2d(x.float(), weight, bias, stride=conv.stride, padding=conv.padding).to(x.dtype)
 
 
 class ChannelsFirstNorm(nn.Module):
@@ -52,7 +57,7 @@ class Convolution(nn.Module):
         return convolve(self.conv, x)
 
 
-def make_portable(module: nn.Module) -> nn.Module:
+def make_portable(module: M) -> M:
     """Replace every LayerNorm2d and convolution below ``module``, in place, by the layers of this file."""
     for name, child in module.named_children():
         if isinstance(child, LayerNorm2d):
@@ -64,7 +69,7 @@ def make_portable(module: nn.Module) -> nn.Module:
     return module
 
 
-def cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast_copy(module: M, dtype: torch.dtype) -> M:
     """A copy of ``module`` with floating-point parameters in ``dtype``; never a second copy in the old type.
 
     Parameters already in ``dtype`` and all index tables are shared with the original.

@@ -8,6 +8,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 
+from ..errors import InvalidInput
+
 
 def _upscale_by_4(channels: int, hidden: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
@@ -22,7 +24,7 @@ class MaskDecoderHQ(MaskDecoder):
     """The decoder of "Segment Anything in High Quality" (arXiv 2306.01567, section 3.2; github.com/SysCV/sam-hq).
 
     Parameter names are those of the authors' checkpoints. Call `predict_masks`: the inherited ``forward`` has no
-    argument for the encoder's intermediate embeddings.
+    argument for the encoder's intermediate embeddings, and fails.
 
     Args:
         transformer_dim: channels C of the image embedding.
@@ -63,7 +65,7 @@ class MaskDecoderHQ(MaskDecoder):
         image_pe: Tensor,
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
-        interm_embeddings: Tensor,
+        interm_embeddings: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict the masks of N prompts on one image.
 
@@ -72,12 +74,18 @@ class MaskDecoderHQ(MaskDecoder):
             image_pe: (1, C, 64, 64), the positional encoding of the grid.
             sparse_prompt_embeddings: (N, num_tokens, C), points and boxes.
             dense_prompt_embeddings: (N, C, 64, 64), mask prompts.
-            interm_embeddings: (num_global, 1, 64, 64, vit_dim), the output of every global block.
+            interm_embeddings: (num_global, 1, 64, 64, vit_dim), the output of every global block; only what calls any
+                `MaskDecoder` leaves it out.
 
         Returns:
             Mask logits (N, 5, 256, 256), SAM's single mask, its three multi-masks and the HQ mask; predicted IoU
             (N, 4) of SAM's masks. SAM-HQ answers with the HQ mask, or with its sum with the best of SAM's.
+
+        Raises:
+            InvalidInput: no ``interm_embeddings``.
         """
+        if interm_embeddings is None:
+            raise InvalidInput("SAM-HQ's decoder was given no interm_embeddings; use a SparseSamPredictor.")
         num_prompts = sparse_prompt_embeddings.shape[0]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight, self.hf_token.weight])
         tokens = torch.cat([output_tokens.expand(num_prompts, -1, -1), sparse_prompt_embeddings], dim=1)

@@ -45,6 +45,11 @@ class RoutedMlp(DenseMlp):
         DensityError: ``mlp_density`` leaves nothing to compute.
     """
 
+    perm: Tensor
+    """With ``inv_perm`` of ``sobel``, as ``static_indices`` of tokens that no ranking gives."""
+    inv_perm: Tensor
+    static_indices: Tensor
+
     def __init__(
         self,
         norm: nn.LayerNorm,

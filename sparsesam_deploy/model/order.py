@@ -40,7 +40,7 @@ def inverse(perm: np.ndarray) -> np.ndarray:
 def lattice_offsets() -> np.ndarray:
     """The 64 offsets inside an 8x8 patch in bit-reversed order: any prefix is an even sub-grid of the image."""
     offsets = np.arange(TILE)
-    return _frozen(sum(((offsets >> bit) & 1) << (5 - bit) for bit in range(6)))
+    return _frozen(np.sum([((offsets >> bit) & 1) << (5 - bit) for bit in range(6)], axis=0))
 
 
 def lattice_sequence(num_tokens: int) -> np.ndarray:

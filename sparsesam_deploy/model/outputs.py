@@ -36,15 +36,16 @@ class EncoderOutputs(Generic[T]):
         return cls(named["image_embeddings"], named.get("interm_embeddings"))
 
     @property
-    def returned(self) -> T | tuple[T, ...]:
+    def returned(self) -> T | tuple[T, T]:
         """As an encoder returns them: image embeddings, or a pair."""
-        return self.all if len(self.all) > 1 else self.image_embeddings
+        interm = self.interm_embeddings
+        return self.image_embeddings if interm is None else (self.image_embeddings, interm)
 
     @property
     def all(self) -> tuple[T, ...]:
         """One or two of them."""
-        interm = self.interm_embeddings
-        return (self.image_embeddings,) if interm is None else (self.image_embeddings, interm)
+        returned = self.returned
+        return returned if isinstance(returned, tuple) else (returned,)
 
     @property
     def named(self) -> dict[str, T]:

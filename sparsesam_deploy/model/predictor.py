@@ -65,6 +65,8 @@ class SparseSamPredictor(SamPredictor):
         interm_features: (1, 1, 64, 64, C), the first global block's output, likewise; None unless SAM-HQ.
     """
 
+    interm_features: Tensor | None
+
     def __init__(self, sam: Sam, encoder: ImageEncoder, *, hq_token_only: bool = False) -> None:
         super().__init__(sam)
         if hq_token_only and not self.hq:
@@ -145,16 +147,15 @@ class SparseSamPredictor(SamPredictor):
         Raises:
             RuntimeError: no image is set.
         """
-        if not self.hq or not self.is_image_set:
+        decoder = self.model.mask_decoder
+        if not isinstance(decoder, MaskDecoderHQ) or not self.is_image_set:
             return super().predict_torch(
                 point_coords, point_labels, boxes, mask_input, multimask_output, return_logits=return_logits
             )
         points = None if point_coords is None else (point_coords, point_labels)
         sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask_input)
         image_pe = self.model.prompt_encoder.get_dense_pe()
-        candidates, iou = self.model.mask_decoder.predict_masks(
-            self.features, image_pe, sparse, dense, self.interm_features
-        )
+        candidates, iou = decoder.predict_masks(self.features, image_pe, sparse, dense, self.interm_features)
         low_res_masks, iou = self._hq_answer(candidates, iou, multimask_output)
         masks = self.model.postprocess_masks(low_res_masks, self.input_size, self.original_size)
         return masks if return_logits else masks > self.model.mask_threshold, iou, low_res_masks
@@ -162,13 +163,16 @@ class SparseSamPredictor(SamPredictor):
     def reset_image(self) -> None:
         """Forget the image."""
         super().reset_image()
-        self.interm_features: Tensor | None = None
+        self.interm_features = None
 
     def _encode(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's results in the decoder's dtype and on its device, as copies of the predictor's own."""
         image = image.to(*_input_place(self.encoder, self.device))
-        both = self.hq and isinstance(self.encoder, SparseSamEncoder)
-        result = self.encoder.encode(image).returned if both else self.encoder(image)
+        result: Tensor | tuple[Tensor, Tensor]
+        if self.hq and isinstance(self.encoder, SparseSamEncoder):
+            result = self.encoder.encode(image).returned
+        else:
+            result = self.encoder(image)
         features, interm = result if isinstance(result, (tuple, list)) and len(result) == 2 else (result, None)
         self._check(features, interm, len(image))
         decoder = next(self.model.mask_decoder.parameters())

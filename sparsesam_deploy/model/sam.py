@@ -30,7 +30,7 @@ def build_sam(config: SamConfig) -> Sam:
                 depth=config.depth,
                 num_heads=config.num_heads,
                 out_chans=OUT_CHANNELS,
-                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]  # declared a class, called only
                 use_rel_pos=True,
                 window_size=WINDOW_SIZE,
                 global_attn_indexes=config.global_blocks,

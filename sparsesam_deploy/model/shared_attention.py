@@ -16,17 +16,18 @@ from ..ops.backend import Backend
 from ..ops.geometry import GROUP
 from ..ops.routed_mlp import Route, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
-from .attention import NUM_TOKENS, ImageState, SparseAttention
+from .attention import NUM_TOKENS, BlockAttention, ImageState
 from .config import BlockPlan, SparsityConfig
 from .mlp import mean_rows
 
 
-class SharedAttention(SparseAttention):
+class SharedAttention(BlockAttention):
     """A windowed block's attention half on ``row_density * N`` packed rows; ``backend`` packs, attends and unpacks."""
 
     share = True
     """Unselected tokens share their group's row, as in `RoutedMlp`."""
     num_merged = 0
+    rank_of_row: Tensor
 
     def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
         super().__init__(attention, plan, sparsity, backend)

@@ -60,7 +60,7 @@ class Variant:
     setting: str
     kernel: Any
     width: int
-    constants: Callable[[int], dict[str, Any]]
+    constants: Callable[[int], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def attention_variants(head_dim: int) -> list[Variant]:
                 "stripe_attention.relative_terms",
                 relative_terms._relative_terms,
                 head_dim,
-                lambda block, side=side: relative_terms.relative_terms_constants(side, head_dim),
+                partial(relative_terms.relative_terms_constants, side, head_dim),
             )
             for name, side in (("relative_terms", GRID_SIZE), ("relative_terms_windowed", WINDOW_SIZE))
         ),
@@ -136,21 +136,21 @@ def routed_mlp_variants(embed_dim: int) -> list[Variant]:
     """Every form of the kernels around a routed MLP that an encoder of this embed_dim may launch."""
     width = 1 << (embed_dim - 1).bit_length()
 
-    def variant(name: str, kernel: Any, setting: str = "", **constants: Any) -> Variant:
+    def variant(name: str, kernel: Any, constants: dict[str, int], setting: str = "") -> Variant:
         setting = f"routed_mlp.{setting or name}"
         return Variant(name, setting, kernel, embed_dim, lambda block: {**constants, "BLOCK": block})
 
     row, ranked = {"CHANNELS": embed_dim, "WIDTH": width}, {"CHUNK": pack.RANK_CHUNK}
     return [
-        variant("score", scores._score_kernel, **row),
-        variant("sobel", scores._sobel_kernel, CHANNELS=embed_dim, WIDTH=min(width, scores.SOBEL_CHANNELS)),
-        variant("pack_share", pack._pack_kernel, "pack", **row, **ranked, SHARE=True),
-        variant("pack_skip", pack._pack_kernel, "pack", **row, **ranked, SHARE=False),
-        variant("quadtree_score", quadtree._quadtree_score_kernel, **row),
-        variant("quadtree_merge", quadtree._quadtree_merge_kernel, **ranked),
-        variant("quadtree_pack", quadtree._quadtree_pack_kernel, **row, **ranked),
-        variant("given", pack._given_kernel, **row),
-        variant("unpack", pack._unpack_kernel, **row),
+        variant("score", scores._score_kernel, row),
+        variant("sobel", scores._sobel_kernel, {**row, "WIDTH": min(width, scores.SOBEL_CHANNELS)}),
+        variant("pack_share", pack._pack_kernel, {**row, **ranked, "SHARE": True}, "pack"),
+        variant("pack_skip", pack._pack_kernel, {**row, **ranked, "SHARE": False}, "pack"),
+        variant("quadtree_score", quadtree._quadtree_score_kernel, row),
+        variant("quadtree_merge", quadtree._quadtree_merge_kernel, ranked),
+        variant("quadtree_pack", quadtree._quadtree_pack_kernel, {**row, **ranked}),
+        variant("given", pack._given_kernel, row),
+        variant("unpack", pack._unpack_kernel, row),
     ]
 
 
@@ -169,7 +169,7 @@ def compile_variant(variant: Variant, capability: str, element: Element, ptx_ver
     from triton.compiler import ASTSource, compile
 
     kernel, launch = variant.kernel, settings_for(variant.setting, capability, variant.width)
-    constants = constants_of(variant, capability)
+    constants: dict[str, int | str] = {**constants_of(variant, capability)}
     if "PRECISION" in kernel.arg_names:
         constants["PRECISION"] = "ieee" if element == "fp32" else "tf32"
     arguments = arguments_of(variant, element)
@@ -197,7 +197,7 @@ def compile_variant(variant: Variant, capability: str, element: Element, ptx_ver
     return Compiled(metadata.name, cubin, ptx, registers, stack, metadata.shared, metadata.num_warps)
 
 
-def constants_of(variant: Variant, capability: str) -> dict[str, Any]:
+def constants_of(variant: Variant, capability: str) -> dict[str, int]:
     """What the variant is compiled for on that GPU, without the precision of float32 products."""
     return variant.constants(settings_for(variant.setting, capability, variant.width).block)
 
@@ -222,4 +222,8 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
         report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    if found is None:
+        raise EnvironmentProblem(
+            f"{command[0]} says nothing of registers: {report.strip()[:300]!r}; install another release of Triton."
+        )
     return int(found[1]), int(found[2])

@@ -7,7 +7,8 @@ replaces the node before it looks at the body.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -15,13 +16,14 @@ from onnx import helper
 DOMAIN = "sparsesam"
 OPSET = 20
 PLUGIN_VERSION = "1"
-PLUGIN_ATTRIBUTES = {"plugin_namespace": "", "plugin_version": PLUGIN_VERSION}
+PLUGIN_ATTRIBUTES: dict[str, Any] = {"plugin_namespace": "", "plugin_version": PLUGIN_VERSION}
 """Without these TensorRT 10.15+ silently prefers the body to a registered plugin."""
 
 _ATTRIBUTE_KIND = {int: ("value_int", onnx.AttributeProto.INT), float: ("value_float", onnx.AttributeProto.FLOAT)}
 
 
-class NodeInput(NamedTuple):
+@dataclass(frozen=True)
+class NodeInput:
     """An input of a node: its number of axes, and whether it is an int32 table, not of the graph's type."""
 
     rank: int
@@ -41,8 +43,8 @@ class FunctionBody:
     def _fresh(self) -> str:
         return f"{self.name}_{len(self.nodes)}"
 
-    def __getattr__(self, op_type: str) -> Callable:
-        def append(*inputs: str, outputs: int = 1, **attributes):
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        def append(*inputs: str, outputs: int = 1, **attributes: Any) -> str | list[str]:
             names = [f"{self._fresh()}_{i}" for i in range(outputs)] if outputs > 1 else [self._fresh()]
             self.nodes.append(helper.make_node(op_type, inputs, names, **attributes))
             return names if outputs > 1 else names[0]

@@ -215,6 +215,7 @@ def routing_error(
     if not shared_alike(row_of_token, SQUARE, own + flat):
         return float("inf")
     is_merged = row_of_token >= own + flat
+    assert square_scores is not None
     detailed = choice_error(scores[row_of_token < own], scores[~is_merged])
     return max(detailed, choice_error(square_scores[is_merged[::SQUARE]], square_scores, lowest=True))
 

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
+
+A = TypeVar("A", np.ndarray, Tensor)
 
 BOUNDARY_RATIO = 0.02
 """Width of the boundary band as a share of the image diagonal (Cheng et al., "Boundary IoU", arXiv 2103.16562)."""
 
 
-def relative_l2(
-    actual: np.ndarray | Tensor, expected: np.ndarray | Tensor, base: np.ndarray | Tensor | None = None
-) -> float:
+def relative_l2(actual: A, expected: A, base: A | None = None) -> float:
     """|actual - expected| / |expected - base|, Euclidean over all entries, in float64; ``base`` defaults to zero.
 
     All are arrays, or all are tensors on one device, where they are compared. Not-a-number or infinite entries give
     infinity: they must never pass a threshold.
     """
-    norm = _tensor_distance if isinstance(actual, Tensor) else _array_distance
-    difference, size = norm(actual, expected), norm(expected, 0 if base is None else base)
+    difference, size = _distance(actual, expected), _distance(expected, 0 if base is None else base)
     ratio = difference / max(size, np.finfo(np.float64).tiny)
     return float(ratio) if np.isfinite(size) and np.isfinite(ratio) else float("inf")
 
 
-def _array_distance(a: np.ndarray, b: np.ndarray | int) -> float:
+def _distance(a: A, b: A | int) -> float:
+    if isinstance(a, Tensor):
+        return torch.linalg.vector_norm(a.double() - b).item()  # a double and anything else make a double
     return float(np.linalg.norm(np.subtract(a, b, dtype=np.float64)))
-
-
-def _tensor_distance(a: Tensor, b: Tensor | int) -> float:
-    return torch.linalg.vector_norm(a.double() - b).item()  # a double and anything else make a double
 
 
 def median_error(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -100,7 +100,7 @@ def _session(model: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSessi
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each of three sessions
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
-    choices = {"providers": [PROVIDER], "enable_fallback": False}
+    choices: dict[str, Any] = {"providers": [PROVIDER], "enable_fallback": False}
     if sum(len(weight.raw_data) for weight in model.graph.initializer) < EXTERNAL_DATA_ABOVE:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, **choices)
     try:

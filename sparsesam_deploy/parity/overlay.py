@@ -27,8 +27,10 @@ def draw_overlay(verifier: Verifier, path: Path) -> None:
         from matplotlib import colormaps
         from matplotlib.figure import Figure
 
-    colours = [np.array(colour) for colour in colormaps["tab20"].colors]
+    tab20 = colormaps["tab20"]
+    colours = [np.array(tab20(number)[:3]) for number in range(tab20.N)]
     shown = verifier.first
+    assert shown is not None  # after a verification
     image = shown.sample.preprocessed()
     detail, keys = kept_tokens(verifier.sparse, image)
     height, width = image.original_size
@@ -79,7 +81,7 @@ def kept_tokens(encoder: SparseSamEncoder, image: Preprocessed) -> tuple[np.ndar
         of the first global block, (64, 64) bool, None when they are all or differ by head.
     """
     detail = None
-    if mlps := [block.mlp for block in encoder.routed_blocks]:
+    if mlps := encoder.routed_mlps:
         state = ImageState()
         deque(encoder.streams(image.tensor, state), maxlen=0)
         full = torch.stack([state.decisions[mlp.decision_name] < mlp.num_own_rows for mlp in mlps], 2)

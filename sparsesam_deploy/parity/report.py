@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from pydantic import BaseModel, JsonValue
@@ -81,14 +83,14 @@ class ParityReport(BaseModel):
     def passed(self) -> bool:
         return not self.failures
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, JsonValue]:
         """The few figures that belong beside an engine: means over images, worst cases."""
 
         def mean(kind: str) -> float:
             values = [getattr(image, kind).mean_iou for image in self.images]
             return round(sum(values) / len(values), 6)
 
-        figures = {
+        figures: dict[str, JsonValue] = {
             "passed": self.passed,
             "images": len(self.images),
             "prompts": sum(image.prompts for image in self.images),
@@ -106,18 +108,17 @@ class ParityReport(BaseModel):
             figures["engine_relative_l2"] = max(engine.relative_l2 for engine in engines)
             figures["engine_median_error"] = max(engine.median_error for engine in engines)
             figures["mask_iou_engine_vs_torch"] = min(engine.parity.mean_iou for engine in engines)
-        return _finite(figures)
+        return {name: _finite(value) for name, value in figures.items()}
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, JsonValue]:
         """The whole report; figures that are no numbers are null, as JSON has it."""
-        return _finite(
-            {
-                "summary": self.summary(),
-                "failures": self.failures,
-                "tolerance": {"graph": AS_FP32.block, **vars(TOLERANCES[self.dtype])},
-                **self.model_dump(mode="json"),
-            }
-        )
+        content: dict[str, Any] = {
+            "summary": self.summary(),
+            "failures": self.failures,
+            "tolerance": {"graph": AS_FP32.block, **vars(TOLERANCES[self.dtype])},
+            **self.model_dump(mode="json"),
+        }
+        return {name: _finite(value) for name, value in content.items()}
 
     def _image_checks(self, image: ImageResult) -> list[Check]:
         limit = TOLERANCES[self.dtype]
@@ -177,19 +178,18 @@ class ParityReport(BaseModel):
             figures = [f"{pair.mean_iou:.4f} / {pair.mean_boundary_iou:.4f}" for pair in pairs]
             masks.add_row(escape(image.image), str(image.prompts), *figures)
         console.print(encoder, masks)
-        if any(image.engine for image in self.images):
-            engine = _table(
-                "Engine to torch", "image", "median position", "output", "cosine", "mean IoU / boundary IoU"
-            )
-            for image in self.images:
-                engine.add_row(
-                    escape(image.image),
-                    f"{image.engine.median_error:.1e}",
-                    f"{image.engine.relative_l2:.1e}",
-                    f"{image.engine.cosine:.6f}",
-                    f"{image.engine.parity.mean_iou:.4f} / {image.engine.parity.mean_boundary_iou:.4f}",
+        engines = [(image.image, image.engine) for image in self.images if image.engine is not None]
+        if engines:
+            table = _table("Engine to torch", "image", "median position", "output", "cosine", "mean IoU / boundary IoU")
+            for name, engine in engines:
+                table.add_row(
+                    escape(name),
+                    f"{engine.median_error:.1e}",
+                    f"{engine.relative_l2:.1e}",
+                    f"{engine.cosine:.6f}",
+                    f"{engine.parity.mean_iou:.4f} / {engine.parity.mean_boundary_iou:.4f}",
                 )
-            console.print(engine)
+            console.print(table)
         for name, words in (
             ("encoder", self.encoder_kernels),
             ("decoder", self.decoder_kernels),
@@ -227,6 +227,6 @@ def _finite(value: JsonValue) -> JsonValue:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: Path, value: dict) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write indented JSON; the caller provides for a temporary name."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -36,6 +36,7 @@ class Sample:
         resize, size = ResizeLongestSide(IMAGE_SIZE), self.pixels.shape[:2]
         if self.boxes is not None:
             return Prompts.from_boxes(resize.apply_boxes(self.boxes, size))
+        assert self.points is not None
         return Prompts.from_points(resize.apply_coords(self.points, size))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class Verifier:
             reason = why_not(manifest)
             self.engine_status = f"not run: {reason}"
             if reason is None:
+                assert engine_folder is not None  # where there is a manifest
                 self.engine = EngineRunner(engine_folder, manifest, manifest.engine)
                 self.engine_status = f"run: {self.engine.kernels}"
                 if manifest.decoder_engine is not None:
@@ -131,7 +133,7 @@ class Verifier:
         return result
 
 
-def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict:
+def _metadata(path: Path, kind: str, loaded: LoadedSam) -> dict[str, Any]:
     """The metadata of an exported file, which must come from ``loaded``."""
     _, metadata = load_exported(path, kind)
     if metadata["checkpoint"]["sha256"] != loaded.sha256:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ..export.writer import DTYPES
 from ..model.checkpoint import LoadedSam
 from ..model.encoder import SparseSamEncoder
 from ..model.layers import cast_copy
+from ..ops.backend import Backend as KernelBackend
 from ..optional import importing
 from ..parity.onnx_runner import explained
 
@@ -136,7 +137,7 @@ class OnnxRuntimeBackend(Backend):
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {provider}"
 
     def new_run(self) -> Run:
-        if self.device.type == "cpu":
+        if self.session is not None:
             return partial(self._encode, self.session)
         stream = torch.cuda.current_stream(self.device).cuda_stream
         options = {"device_id": str(self.device.index), "user_compute_stream": str(stream), "use_tf32": "0"}
@@ -191,9 +192,9 @@ class TorchBackend(Backend):
 
         The operators are plain torch on the CPU and the Triton kernels on a GPU.
         """
-        kernels = "triton" if device.type == "cuda" else "reference"
-        choices = manifest.sparsity, manifest.export.gelu, kernels
-        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, *choices)
+        kernels: KernelBackend = "triton" if device.type == "cuda" else "reference"
+        choices = manifest.sparsity, manifest.export.gelu
+        encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, *choices, kernels)
         return cls(cast_copy(encoder, DTYPES[manifest.export.dtype]).to(device))
 
     def new_run(self) -> Run:
@@ -214,7 +215,7 @@ def _without_tf32() -> Iterator[None]:
 
     Torch has two names for the setting, and raises where the older one is read while they differ: both are set.
     """
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn  # at run time an object with more than the module declares
     with _precision_lock:
         by_operator = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
         try:

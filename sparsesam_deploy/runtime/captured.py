@@ -56,5 +56,5 @@ class CapturedEncoder:
         # Not inference_mode, not even the caller's: memory that a graph's first call makes is written by later ones.
         with torch.inference_mode(False), torch.no_grad():
             image = image.detach().to(self.device if image.is_cuda else image.device, torch.float32)
-            results = self._run(image.contiguous())
-        return results if len(results) > 1 else results[0]
+            embeddings, *interm = self._run(image.contiguous())
+        return (embeddings, interm[0]) if interm else embeddings

@@ -66,10 +66,9 @@ class Encoder:
             InvalidInput: another shape, dtype, batch size or device.
             CheckFailed: the engine does not run.
         """
+        encoded = self._encode(self._checked(_as_tensor(image)).contiguous())
         from_numpy = isinstance(image, np.ndarray)
-        results = self._encode(self._checked(_as_tensor(image)).contiguous())
-        if from_numpy:
-            results = tuple(result.cpu().numpy() for result in results)
+        results = tuple(result.cpu().numpy() if from_numpy else result for result in encoded)
         return results if len(results) > 1 else results[0]
 
     def warm_up(self, batch: int | None = None) -> None:

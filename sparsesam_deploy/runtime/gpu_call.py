@@ -29,7 +29,8 @@ class GpuCall:
             self._stream = torch.cuda.Stream()
             with torch.cuda.stream(self._stream):
                 self._run = None if cuda_graph else backend.new_run()
-        self._new_run, self._graphs = backend.new_run, {}
+        self._new_run = backend.new_run
+        self._graphs: dict[int, _Graph] = {}
         self._staging: dict[int, _Staging] = {}
 
     def __call__(self, image: Tensor) -> tuple[Tensor, ...]:

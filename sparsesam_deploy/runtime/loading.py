@@ -100,9 +100,8 @@ def choose_device(name: str, device: str | torch.device | None) -> torch.device:
 
 def _weights(folder: Path, manifest: EngineManifest, checkpoint: str | Path | None) -> LoadedSam:
     name = manifest.checkpoint.source
-    if checkpoint is not None:
-        path = Path(checkpoint)
-    else:
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is None:
         places = (folder / name, Path(name), NANO_CHECKPOINT if NANO_CHECKPOINT.name == name else None)
         path = next((place for place in places if place is not None and place.is_file()), None)
     if path is None:

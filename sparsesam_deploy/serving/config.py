@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ..engines.manifest import EngineManifest
@@ -26,7 +27,7 @@ BACKENDS = {"tensorrt_plan": ("tensorrt_plan", "tensorrt"), "onnxruntime": ("onn
 """Triton's platform and backend names."""
 
 
-def schema():
+def schema() -> ModuleType:
     """Triton's ``model_config_pb2``.
 
     Raises:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import text_format
 
@@ -41,7 +42,7 @@ class Repository:
     launch: Launch
     kept: tuple[Path, ...]
 
-    def as_json(self) -> dict:
+    def as_json(self) -> dict[str, Any]:
         return {
             "output": str(self.output),
             "name": self.options.name,
@@ -82,6 +83,7 @@ def write_repository(
         check_platform(sources, options.platform, options.decoder_platform)
         check_alike(sources)
         first, manifest = sources[0].folder, sources[0].manifest
+        assert manifest.decoder_onnx is not None  # see check_platform
         encoder = Network.read(first / manifest.encoder_onnx.name, "encoder")
         decoder = Network.read(first / manifest.decoder_onnx.name, "decoder")
     plans = {capability: _plan(source) for source in sources for capability in source.capabilities}
@@ -113,8 +115,10 @@ def write_repository(
 
 def _content(sources: Sequence[Source], options: ServingOptions) -> dict[str, dict[str, Path]]:
     """Where the files of each part of the repository come from, by the names they get."""
-    (first, *_), content = sources, {part: {} for part in ("encoder", "decoder", *PYTHON_MODELS)}
+    first = sources[0]
+    content: dict[str, dict[str, Path]] = {part: {} for part in ("encoder", "decoder", *PYTHON_MODELS)}
     manifest = first.manifest
+    assert manifest.decoder_onnx is not None  # see check_platform
     for part, platform, network, engine in (
         ("encoder", options.platform, manifest.encoder_onnx, "engine"),
         ("decoder", options.decoder_platform, manifest.decoder_onnx, "decoder_engine"),

@@ -16,7 +16,7 @@ from ..errors import InvalidInput
 from ..export.metadata import load_exported
 
 Platform = Literal["tensorrt_plan", "onnxruntime"]
-ELEMENT_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32"}
+ELEMENT_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "TYPE_FP32"}
 ANY = -1
 SAME = (
     *("checkpoint", "family", "export", "sparsity", "preprocessing"),

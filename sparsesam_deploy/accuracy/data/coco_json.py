@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ...errors import InvalidInput
 from ...optional import importing
@@ -24,8 +24,8 @@ class Images:
     """The listed images: relative names, sizes in pixels, and ``positions`` of ids in these lists."""
 
     names: list[str] = field(default_factory=list)
-    heights: array = field(default_factory=lambda: array("i"))
-    widths: array = field(default_factory=lambda: array("i"))
+    heights: array[int] = field(default_factory=lambda: array("i"))
+    widths: array[int] = field(default_factory=lambda: array("i"))
     positions: dict[int, int] = field(default_factory=dict)
 
 
@@ -90,7 +90,7 @@ class _Stream:
     def __init__(self, file: Path, key: str, progress: Progress) -> None:
         self._file, self._key, self._progress = file, key, progress
 
-    def __iter__(self) -> Iterator[object]:
+    def __iter__(self) -> Iterator[Any]:
         with importing("ijson", "COCO instance JSON"):
             import ijson
         try:

@@ -110,7 +110,7 @@ class LabelMaps(_Pairs):
             maps = [file for file in maps if file.stem.endswith(LABELS_ENDING)]
             found = [file for file in found if file not in set(maps)]
         image_of, map_of = by_stem(images, found), by_stem(labels, maps)
-        label_of = {}
+        label_of: dict[str, Path] = {}
         for stem, file in map_of.items():
             # "a_labels.png" belongs to "a.jpg", unless an image is itself called "a_labels.jpg".
             owner = stem if stem in image_of else stem.removesuffix(LABELS_ENDING)
@@ -125,8 +125,9 @@ class LabelMaps(_Pairs):
         present = [value for value in np.flatnonzero(np.bincount(values.ravel())) if value not in {0, *self._ignore}]
         if not present:
             raise BadImage(f"{whose} is all background; label an object or remove both files.")
-        check_memory(len(present), *values.shape, whose)
-        masks = np.empty((len(present), *values.shape), bool)
+        height, width = values.shape
+        check_memory(len(present), height, width, whose)
+        masks = np.empty((len(present), height, width), bool)
         for mask, value in zip(masks, present, strict=True):
             np.equal(values, value, out=mask)
         return masks, tuple(map(str, present))

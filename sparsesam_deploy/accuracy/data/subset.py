@@ -13,7 +13,7 @@ class Subset:
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, tuple(indices)
-        self.names = [dataset.names[index] for index in self._indices]
+        self.names: Sequence[str] = [dataset.names[index] for index in self._indices]
         self.description = f"{dataset.description}, {len(self.names)} of {len(dataset.names)} images"
         self.has_truth, self.left_out = dataset.has_truth, dataset.left_out
         self.fingerprint = hashlib.sha256("\n".join((dataset.fingerprint, *self.names)).encode()).hexdigest()

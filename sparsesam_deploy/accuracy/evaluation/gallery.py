@@ -39,6 +39,7 @@ def pictures(
     for done, image in enumerate(images):
         advance(done, image)
         scene = judge.scene(image, dataset.load(positions[image]))
+        assert scene is not None  # an object of it is one of the worst
         outputs: dict[str, Outputs] = {}
         for name, one in wanted:
             if one.image == image:
@@ -64,6 +65,10 @@ def _worst_in_turns(worst: Mapping[str, Sequence[Worst]]) -> list[tuple[str, Wor
 
 def _case(judge: Judge, variant: str, outputs: Outputs, scene: Scene, worst: Worst) -> Case:
     index, asked = scene.objects.index(worst.object), scene.asked[worst.prompt]
+    box = None
+    if asked.boxes is not None:
+        left, top, right, bottom = map(float, asked.boxes[index])
+        box = (left, top, right, bottom)
     return Case(
         variant=variant,
         image=worst.image,
@@ -73,7 +78,7 @@ def _case(judge: Judge, variant: str, outputs: Outputs, scene: Scene, worst: Wor
         truth=None if scene.truth is None else scene.truth[index],
         dense=scene.dense[worst.prompt][index],
         sparse=judge.mask(scene, outputs, worst.prompt, index),
-        box=None if asked.boxes is None else tuple(map(float, asked.boxes[index])),
+        box=box,
         points=() if asked.points is None else tuple((float(x), float(y)) for x, y in asked.points[index]),
         iou=worst.iou,
         dense_iou=worst.dense_iou,

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ...errors import InvalidInput
 
@@ -19,7 +20,7 @@ class Journal:
         InvalidInput: the file belongs to another plan, or is damaged.
     """
 
-    def __init__(self, path: Path, plan: dict) -> None:
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
         self.path = path
         self.done: set[int | str] = set()
         plan, whole = json.loads(json.dumps(plan)), 0
@@ -32,7 +33,7 @@ class Journal:
         if whole == 0:
             self._append(plan)
 
-    def _read(self, plan: dict) -> int:
+    def _read(self, plan: dict[str, Any]) -> int:
         """Find out what is done; returns the size of all whole lines."""
         whole = 0
         with open(self.path, "rb") as file:
@@ -51,18 +52,18 @@ class Journal:
                 whole += len(line)
         return whole
 
-    def add(self, index: int | str, entry: dict) -> None:
+    def add(self, index: int | str, entry: dict[str, Any]) -> None:
         """Keep what was found about ``index``; it is on disk when this returns."""
         self._append({"index": index, **entry})
         self.done.add(index)
 
-    def entries(self) -> Iterator[dict]:
+    def entries(self) -> Iterator[dict[str, Any]]:
         """What `add` was given, in that order."""
         with open(self.path, encoding="utf-8") as file:
             next(file)
             yield from map(json.loads, file)
 
-    def _append(self, entry: dict) -> None:
+    def _append(self, entry: dict[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()

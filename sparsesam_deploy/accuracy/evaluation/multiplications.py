@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segment_anything.modeling import ImageEncoderViT
+
 from ...model.attention import NUM_TOKENS
 from ...model.config import DENSE, SamConfig, SparsityConfig
 from ...model.encoder import SparseBlock, SparseSamEncoder
@@ -69,7 +71,7 @@ def cost_of(encoder: SparseSamEncoder, dense: SparseSamEncoder) -> Cost:
     return encoder_work(encoder).as_share_of(encoder_work(dense))
 
 
-def cost_of_choice(image_encoder, config: SamConfig, sparsity: SparsityConfig) -> Cost:
+def cost_of_choice(image_encoder: ImageEncoderViT, config: SamConfig, sparsity: SparsityConfig) -> Cost:
     """The cost of thinning ``image_encoder`` by ``sparsity``."""
     encoders = (SparseSamEncoder(image_encoder, config, choice) for choice in (sparsity, DENSE))
     return cost_of(*encoders)

@@ -27,15 +27,17 @@ class DenseObjects:
     taken anyway.
     """
 
+    _outputs: Outputs
+    """Of the image that is looked at."""
+
     def __init__(self, loaded: LoadedSam, device: torch.device) -> None:
-        self._outputs: Outputs | None = None
         self._device = device
         self._generator = SamAutomaticMaskGenerator(
             loaded.sam, POINTS_PER_SIDE, pred_iou_thresh=LEAST_IOU, stability_score_thresh=LEAST_STABILITY
         )
         self._generator.predictor = SparseSamPredictor(loaded.sam, self._known)
 
-    def _known(self, _: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    def _known(self, _: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         return self._outputs.map(lambda value: torch.from_numpy(value).to(self._device)).returned
 
     def __call__(self, pixels: np.ndarray, dense: Outputs) -> np.ndarray:

@@ -36,13 +36,15 @@ class Asked:
         resize = ResizeLongestSide(IMAGE_SIZE)
         if self.boxes is not None:
             return Prompts.from_boxes(resize.apply_boxes(self.boxes[chosen], size))
+        assert self.points is not None
         return Prompts.from_points(resize.apply_coords(self.points[chosen], size))
 
 
 class PromptKind(Protocol):
     """A way of asking. ``name`` stands in options, files and reports, ``repr`` says everything that it depends on."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def ask(self, image: str, objects: tuple[str, ...], masks: np.ndarray) -> Asked:
         """Prompts for the objects of ``image`` by their masks (N, height, width), none of them empty."""

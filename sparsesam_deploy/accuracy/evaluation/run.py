@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -83,7 +84,7 @@ def provenance_of(loaded: LoadedSam, seed: int, device: torch.device, begun: flo
     )
 
 
-def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored) -> dict:
+def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored) -> dict[str, Any]:
     """Everything that figures depend on, so that a journal is only ever continued by the same evaluation."""
     return {
         "checkpoint": loaded.sha256,

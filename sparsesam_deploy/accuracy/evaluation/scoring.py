@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from heapq import nsmallest
 from pathlib import Path
+from typing import Any
 
 from ...errors import InvalidInput
 from ..data.mirrored import Mirrored
@@ -69,7 +70,7 @@ def refuse_skipped(journal: Journal) -> None:
                 )
 
 
-def _judged(subject: Subject, scene: Scene) -> dict:
+def _judged(subject: Subject, scene: Scene) -> dict[str, Any]:
     figures = {subject.dense.name: {"error": 0.0, "prompts": _rounded(subject.judge.figures(scene, None))}}
     for variant in subject.variants:
         outputs = variant.encode(scene.image.tensor)
@@ -80,7 +81,7 @@ def _judged(subject: Subject, scene: Scene) -> dict:
     return {"objects": scene.objects, "areas": scene.areas.tolist(), "figures": figures}
 
 
-def _rounded(figures: dict) -> dict:
+def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
     return {kind: found.rounded() for kind, found in figures.items()}
 
 
@@ -98,7 +99,7 @@ class _Totals:
         self.errors = Sample(images)
         self.worst: list[Worst] = []
 
-    def add(self, entry: dict, own: dict, dense: dict) -> None:
+    def add(self, entry: dict[str, Any], own: dict[str, Any], dense: dict[str, Any]) -> None:
         image = entry["source"]
         self.errors.add(image, [own["error"]])
         candidates = []

@@ -28,7 +28,7 @@ class Sample:
     def __init__(self, images: Images) -> None:
         self._images, self._sums, self._counts = images, array("d"), array("d")
 
-    def add(self, image: str, values: Sequence[float]) -> None:
+    def add(self, image: str, values: Sequence[float] | np.ndarray) -> None:
         """Take the values of the objects of ``image``."""
         position = self._images.setdefault(image, len(self._images))
         missing = position + 1 - len(self._sums)

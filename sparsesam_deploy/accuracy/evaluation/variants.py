@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
 from ...parity.verify import as_array, reference_outputs
-from ...runtime.loading import load
+from ...runtime.loading import BackendName, load
 
 Outputs = EncoderOutputs[np.ndarray]
 """What an encoder gives for one image, float32."""
@@ -64,7 +64,7 @@ class ExportedEncoder:
         InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner` and `load`.
     """
 
-    def __init__(self, folder: BuildFolder, backend: str, device: str | None) -> None:
+    def __init__(self, folder: BuildFolder, backend: BackendName, device: str | None) -> None:
         if backend == "onnxruntime" and device in (None, "cpu"):
             runner = OnnxRunner(folder.encoder_onnx)
             self._batch = runner.metadata["batch"][0]
@@ -102,7 +102,7 @@ def dense_variant(loaded: LoadedSam, device: torch.device, backend: Backend = "r
     return torch_variant("dense", loaded, DENSE, device, backend)
 
 
-def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str | None) -> Variant:
+def exported_variant(folder: Path, loaded: LoadedSam, backend: BackendName, device: str | None) -> Variant:
     """The encoder exported into ``folder``, which must come from ``loaded``.
 
     Raises:
@@ -121,7 +121,7 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: str, device: str 
     return Variant(name, shape, ExportedEncoder(exported, backend, device))
 
 
-def combinations(choices: dict[str, Sequence], base: SparsityConfig) -> list[SparsityConfig]:
+def combinations(choices: dict[str, Sequence[Any]], base: SparsityConfig) -> list[SparsityConfig]:
     """``base`` with every combination of ``choices``, lists of values by the names of `SparsityConfig` fields.
 
     ``density`` is as `choose_sparsity` has it. Combinations that contradict themselves are refused as anywhere else.

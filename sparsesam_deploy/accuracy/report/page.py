@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...artifacts import output_file
 from ...errors import InvalidInput
@@ -172,7 +172,7 @@ def _plots(panels: Sequence[pareto.Panel]) -> list[Plot]:
     return [Plot(panel.title, pareto.draw(panel, *size), pareto.draw(panel, *ON_A_PHONE)) for panel in panels]
 
 
-def _points(tuning: Tuning) -> dict:
+def _points(tuning: Tuning) -> dict[str, Any]:
     return {point.name: point for point in tuning.points}
 
 
@@ -189,7 +189,9 @@ def _leaders(evaluation: Evaluation) -> list[tuple[str, VariantResult, Score]]:
 
 
 def _datasets(evaluation: Evaluation | None, tuning: Tuning | None) -> list[tuple[str, object]]:
-    found = [("Calibration", tuning.calibration), ("Validation", tuning.validation)] if tuning else []
+    found: list[tuple[str, object]] = []
+    if tuning:
+        found += [("Calibration", tuning.calibration), ("Validation", tuning.validation)]
     return [*found, ("Evaluation", evaluation.dataset)] if evaluation else found
 
 

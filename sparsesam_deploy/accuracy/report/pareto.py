@@ -135,9 +135,9 @@ def draw(panel: Panel, width: float, height: float) -> Drawing:
             taken.append((at - 1, high, at + 1, low))
     for point in shown:
         radius = RADIUS - 1 if point.role == "hollow" else RADIUS
-        at = (x(point.cost), y(point.change.mean))
-        drawing.dots.append(Dot(*at, radius, point.role, point.title))
-        taken.append((at[0] - radius, at[1] - radius, at[0] + radius, at[1] + radius))
+        across, up = x(point.cost), y(point.change.mean)
+        drawing.dots.append(Dot(across, up, radius, point.role, point.title))
+        taken.append((across - radius, up - radius, across + radius, up + radius))
     for point in (p for p in shown if p.mark):
         text = _place(point.mark, x(point.cost), y(point.change.mean), (x0, y1, x1, y0), taken)
         drawing.texts.append(text)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
 from ...provenance import Provenance
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 
 class Interval(BaseModel):
@@ -74,7 +74,7 @@ class VariantResult(BaseModel):
     """
 
     name: str
-    settings: dict
+    settings: dict[str, Any]
     effective_density: dict[str, float]
     cost: Cost
     computed_by: str
@@ -156,7 +156,7 @@ class ParetoPoint(BaseModel):
     """One schedule that was really evaluated; losses are drops of mean IoU (positive = worse than dense)."""
 
     name: str
-    settings: dict
+    settings: dict[str, Any]
     cost: Cost
     calibration: Interval
     validation: Interval | None = None

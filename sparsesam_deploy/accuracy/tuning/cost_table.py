@@ -59,7 +59,8 @@ class CostTable(BaseModel):
         known = sorted((entry.density, entry.cost) for entry in self.entries if entry.knob == knob)
         if not known or not known[0][0] <= density <= known[-1][0]:
             raise InvalidInput(f"the cost table has no {knob} at density {density:g}; measure it again.")
-        return float(np.interp(density, *zip(*known, strict=True)))
+        densities, costs = zip(*known, strict=True)
+        return float(np.interp(density, densities, costs))
 
     def total(self, schedule: Schedule, space: SearchSpace) -> float:
         """The cost of an encoder by ``schedule``, one of ``space``."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, product
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,14 +108,14 @@ class Trials:
         """The objects on which ``candidate``, which was tried, lost most, the worst first."""
         return worst_first(one for index, entry in self._entries(candidate) for one in self._lost(index, entry))
 
-    def _entries(self, candidate: Candidate) -> Iterator[tuple[int, dict]]:
+    def _entries(self, candidate: Candidate) -> Iterator[tuple[int, dict[str, Any]]]:
         """What was found on each image that could be used, by its position."""
         for index in range(len(self.dataset.names)):
             entry = self._found[self._key(candidate, index)]
             if "objects" in entry:
                 yield index, entry
 
-    def _lost(self, index: int, entry: dict) -> Iterator[Worst]:
+    def _lost(self, index: int, entry: dict[str, Any]) -> Iterator[Worst]:
         asked = product((kind.name for kind in self.judge.prompts), entry["objects"])
         figures = (entry[name] for name in ("iou", "dense_iou", "agreement"))
         for (prompt, name), iou, dense_iou, agreement in zip(asked, *figures, strict=True):
@@ -133,7 +134,7 @@ class Trials:
         return list(dict.fromkeys(problem for entry in self._found.values() for problem in entry["problems"]))
 
     @torch.inference_mode()
-    def _judged(self, index: int, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, dict]]:
+    def _judged(self, index: int, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
         """Each candidate with its figures on image ``index``; without figures if the image cannot be used."""
         scene, problems = self._scene(index)
         if scene is None:
@@ -166,13 +167,14 @@ class Trials:
     def _key(self, candidate: Candidate, index: int) -> str:
         return f"{candidate.key} {self.dataset.names[index]}"
 
-    def _keep(self, key: str, entry: dict) -> None:
+    def _keep(self, key: str, entry: dict[str, Any]) -> None:
         self.journal.add(key, entry)
         self._found[key] = entry
 
     def _trial(self, candidate: Candidate) -> Trial:
         images: Images = {}
-        losses, disagreements, changes = Sample(images), Sample(images), {}
+        losses, disagreements = Sample(images), Sample(images)
+        changes: dict[str, list[float]] = {}
         for index, entry in self._entries(candidate):
             change, image = np.subtract(entry["iou"], entry["dense_iou"]), self.dataset.source(index)
             losses.add(image, -change)

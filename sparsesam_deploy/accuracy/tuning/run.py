@@ -6,6 +6,7 @@ import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 import torch
@@ -95,7 +96,7 @@ def tune(
     return document
 
 
-def _plan(setting: Setting) -> dict:
+def _plan(setting: Setting) -> dict[str, Any]:
     """Everything that a trial's figures depend on; the budget is not of it, so that another one can reuse them."""
     return {
         "checkpoint": setting.loaded.sha256,
@@ -130,6 +131,7 @@ def _document(
 ) -> Tuning:
     truth = "to the ground truth" if setting.calibration.has_truth else "to the dense encoder's masks"
     points = [*search.points, compared]
+    assert chosen.validation is not None and compared.validation is not None
     return Tuning(
         provenance=provenance,
         calibration=_summary(calibration, chosen),
@@ -176,6 +178,7 @@ def _write_pareto(document: Tuning, path: Path) -> None:
 
 def recipe(document: Tuning, chosen: Point) -> str:
     """The TOML recipe that `build` takes, with what it promises in its comments."""
+    assert chosen.validation is not None
     sparsity, loss = chosen.candidate.sparsity, chosen.validation.loss
     written = tomlkit.document()
     for line in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...model.config import Routing, SamConfig, SparsityConfig
 from ..report.records import Knob
@@ -62,7 +63,8 @@ class Schedule:
     def after(self, move: Move) -> Schedule:
         densities = list(getattr(self, move.knob))
         densities[move.block] = move.after
-        return replace(self, **{move.knob: tuple(densities)})
+        change: dict[str, Any] = {move.knob: tuple(densities)}
+        return replace(self, **change)
 
     @property
     def first_thinned(self) -> int:

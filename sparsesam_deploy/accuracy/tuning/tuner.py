@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -14,7 +14,7 @@ from ...progress import counted
 from ..evaluation.multiplications import cost_of_choice
 from ..report.records import Cost, ParetoPoint, Sensitivity, Step
 from .cost_table import CostTable
-from .descent import Descender, sensitivity, single_moves
+from .descent import Descender, Descent, sensitivity, single_moves
 from .measurements import Candidate, Trial, Trials
 from .schedule import Schedule, SearchSpace
 
@@ -149,7 +149,7 @@ class Tuner:
             return work
         return work.model_copy(update={"ms": self.table.total(schedule, self.space)})
 
-    def _step(self, number: int, descent, before: float, trial: Trial | None) -> Step:
+    def _step(self, number: int, descent: Descent, before: float, trial: Trial | None) -> Step:
         return Step(
             number=number,
             **vars(descent.move),
@@ -178,8 +178,7 @@ class Tuner:
         for point in reversed([point for point in points if not self._over(point.calibration)]):
             if point.name == "dense":
                 break
-            self.validate(point)
-            if not self._over(point.validation):
+            if not self._over(self.validate(point)):
                 return point
         best = min(found.points[1:], key=lambda point: point.calibration.loss.mean, default=found.points[0])
         raise CheckFailed(
@@ -189,7 +188,10 @@ class Tuner:
 
     def _unit(self, cost: Cost) -> float:
         """What the search goes by."""
-        return cost.flops if self.table.measure == "flops" else cost.ms
+        if self.table.measure == "flops":
+            return cost.flops
+        assert cost.ms is not None  # see `_priced`
+        return cost.ms
 
     def _words(self) -> str:
         asked = {
@@ -199,10 +201,12 @@ class Tuner:
         }
         return " and ".join(words.format(value) for words, value in asked.items() if value is not None)
 
-    def validate(self, point: Point) -> None:
+    def validate(self, point: Point) -> Trial:
         """Evaluate ``point`` on the images that the search did not see."""
         with self._counted(f"validate {point.name}", self.validation, 1) as advance:
-            (point.validation,) = self.validation([point.candidate], advance)
+            (trial,) = self.validation([point.candidate], advance)
+        point.validation = trial
+        return trial
 
     def uniform(self, chosen: Point) -> Point:
         """One density for all blocks, the lowest that costs no less than ``chosen``; evaluated like it."""
@@ -215,6 +219,6 @@ class Tuner:
         return point
 
     @contextmanager
-    def _counted(self, name: str, trials: Trials, candidates: int) -> Iterator:
+    def _counted(self, name: str, trials: Trials, candidates: int) -> Iterator[Callable[[int, str], None]]:
         with counted(self.console, name, candidates * len(trials.dataset.names)) as advance:
             yield advance

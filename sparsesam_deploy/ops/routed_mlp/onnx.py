@@ -53,7 +53,7 @@ def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route
     """Emit the pack node for ``route`` into the graph being exported; arguments as in ``routed_mlp_pack``."""
     pack = Pack(route.selection, route.share)
     values = {**vars(route), "x": x, "weight": weight, "bias": bias, "epsilon": epsilon}
-    return torch.onnx.ops.symbolic_multi_out(
+    rows, row_of_token = torch.onnx.ops.symbolic_multi_out(
         f"sparsesam::{pack.node_type}",
         tuple(values[name] for name in pack.inputs),
         attrs={**{name: values[name] for name in pack.attributes}, **PLUGIN_ATTRIBUTES},
@@ -61,6 +61,7 @@ def symbolic_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route
         shapes=((x.shape[0], route.num_rows(x.shape[1]), x.shape[2]), (x.shape[0], x.shape[1])),
         version=1,
     )
+    return rows, row_of_token
 
 
 def symbolic_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import GROUP, SQUARE
+from ..routing import Selection
 from .onnx import symbolic_pack, symbolic_unpack
 from .route import Route
 
@@ -88,6 +89,7 @@ def _routed_mlp_pack(
     batch, num_tokens, channels = x.shape
     y = F.layer_norm(x.float(), (channels,), weight.float(), bias.float(), epsilon)
     if selection == "given":
+        assert keep_indices is not None
         kept = keep_indices.long().expand(batch, -1)
         row_of_token = torch.full((batch, num_tokens), kept.shape[1], dtype=torch.int32, device=x.device)
         rank = torch.arange(kept.shape[1], dtype=torch.int32, device=x.device).expand(batch, -1)
@@ -96,7 +98,11 @@ def _routed_mlp_pack(
 
     groups = y.view(batch, -1, GROUP, channels)
     mean = groups.mean(2)
-    score = group_sobel(x, perm, inv_perm) if selection == "sobel" else group_variance(y)
+    if selection == "sobel":
+        assert perm is not None and inv_perm is not None
+        score = group_sobel(x, perm, inv_perm)
+    else:
+        score = group_variance(y)
     if selection == "quadtree":
         squares = y.view(batch, -1, SQUARE, channels)
         num_whole = squares.shape[1] - num_merged
@@ -131,7 +137,19 @@ def _ranked(score: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @_routed_mlp_pack.register_fake
-def _(x, weight, bias, perm, inv_perm, keep_indices, epsilon, selection, share, num_groups, num_merged):
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    perm: Tensor | None,
+    inv_perm: Tensor | None,
+    keep_indices: Tensor | None,
+    epsilon: float,
+    selection: Selection,
+    share: bool,
+    num_groups: int,
+    num_merged: int,
+) -> tuple[Tensor, Tensor]:
     batch, num_tokens, channels = x.shape
     num_rows = Route(selection, share, num_groups, num_merged, keep_indices=keep_indices).num_rows(num_tokens)
     return x.new_empty(batch, num_rows, channels), x.new_empty(batch, num_tokens, dtype=torch.int32)

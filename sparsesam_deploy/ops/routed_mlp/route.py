@@ -40,6 +40,7 @@ class Route:
         a merged square have one together.
         """
         if self.selection == "given":
+            assert self.keep_indices is not None
             return self.keep_indices.shape[1]
         if not self.share:
             return GROUP * self.num_groups

@@ -62,23 +62,25 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
         both = (scores, torch.empty((batch, num_squares), dtype=torch.float32, device=x.device), num_squares)
         _launch(_quadtree_score_kernel, "quadtree_score", num_squares, x, *norm, *both, **_width(x))
         _launch(_quadtree_merge_kernel, "quadtree_merge", num_squares, x, *both, num_merged, **ranked)
-        pack = (*pack, num_squares, num_groups, num_merged, num_rows)
-        _launch(_quadtree_pack_kernel, "quadtree_pack", num_squares, x, *pack, **_width(x), **ranked)
+        counts = (num_squares, num_groups, num_merged, num_rows)
+        _launch(_quadtree_pack_kernel, "quadtree_pack", num_squares, x, *pack, *counts, **_width(x), **ranked)
         return rows, row_of_token
 
     if route.selection == "variance":
         _launch(_score_kernel, "score", num_all, x, *norm, scores, num_all, **_width(x))
     else:
+        assert route.perm is not None and route.inv_perm is not None
         _require(x, perm=(route.perm, (num_tokens,)), inv_perm=(route.inv_perm, (num_tokens,)))
         sobel = (x, route.perm, route.inv_perm, scores, num_all, isqrt(num_tokens))
         _launch(_sobel_kernel, "sobel", num_all, x, *sobel, **_width(x, SOBEL_CHANNELS))
-    pack = (*pack, num_all, num_groups, num_rows)
-    _launch(_pack_kernel, "pack", num_all, x, *pack, **_width(x), **ranked, SHARE=route.share)
+    pack_share = (*pack, num_all, num_groups, num_rows)
+    _launch(_pack_kernel, "pack", num_all, x, *pack_share, **_width(x), **ranked, SHARE=route.share)
     return rows, row_of_token
 
 
 def _pack_given(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
     """`routed_mlp_pack` of the tokens in ``route.keep_indices``."""
+    assert route.keep_indices is not None
     (batch, num_tokens, channels), num_rows = x.shape, route.keep_indices.shape[1]
     keep = route.keep_indices.contiguous()
     _require(x, keep_indices=(keep, (1 if len(keep) == 1 else batch, num_rows)))

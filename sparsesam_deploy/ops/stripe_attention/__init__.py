@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..backend import Backend
 from . import reference, triton
-from .reference import Stripe
+from .stripe import Stripe
 
 __all__ = ["Stripe", "stripe_attention"]
 

@@ -15,6 +15,7 @@ from onnx import TensorProto
 from torch import Tensor
 
 from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
+from .stripe import Stripe
 
 NODE_INPUTS = {
     "qkv": NodeInput(3),
@@ -75,7 +76,7 @@ PATTERNS = (
 
 
 def symbolic_stripe_attention(
-    qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe, num_heads: int
+    qkv: Tensor, qkv_bias: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, stripe: Stripe, num_heads: int
 ) -> Tensor:
     """Emit the node for ``stripe`` into the graph being exported; arguments as in ``stripe_attention``."""
     pattern = Pattern(

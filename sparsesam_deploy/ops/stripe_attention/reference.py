@@ -2,43 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .onnx import symbolic_stripe_attention
-
-
-@dataclass(frozen=True)
-class Stripe:
-    """Who attends to whom in one block, as index tables over the slots of one attention sequence.
-
-    A sequence is the whole Z-ordered stream (global blocks, L = grid_size**2) or one window in raster order (windowed
-    blocks, L = window_size**2). Tables are integer tensors; ``*`` axes are absent in static patterns and
-    (batch * num_windows, num_heads) in data-dependent ones.
-
-    Attributes:
-        rel_index: (S, S) row of ``rel_pos_h`` / ``rel_pos_w`` for a query and a key coordinate.
-        perm, inv_perm: (L,) raster index of each slot and its inverse; ``None`` when slots are in raster order.
-        keys: (*, M) slots that every query attends to; ``None`` means all of them.
-        tiles: (*, T, 64) slots by tile, where each query also attends to its own tile; ``None`` means the stripe alone.
-        tile_in_stripe: (T, 64) 1 where a slot of ``tiles`` already is in ``keys`` and must not be counted twice.
-        members: (num_windows, L) stream position in every window slot, num_tokens for padding; ``None`` = global.
-        slots: (num_tokens,) flat window slot of every stream position.
-        lattice_offsets: how many lattice offsets ``keys`` stands for, where slots are in Z-order and it does; lets a
-            kernel compute positions instead of reading them.
-    """
-
-    rel_index: Tensor
-    perm: Tensor | None = None
-    inv_perm: Tensor | None = None
-    keys: Tensor | None = None
-    tiles: Tensor | None = None
-    tile_in_stripe: Tensor | None = None
-    members: Tensor | None = None
-    slots: Tensor | None = None
-    lattice_offsets: int | None = None
+from .stripe import Stripe
 
 
 def stripe_attention(
@@ -116,6 +84,7 @@ def _stripe_attention(
         if tiles is None:
             out = scores.softmax(3) @ _take(v, keys, 2)
         else:
+            assert tile_in_stripe is not None
             out = _with_own_tile(q, k, v, scores, _take(v, keys, 2), rel_h, rel_w, row, col, tiles, tile_in_stripe)
     out = out.transpose(1, 2).flatten(2)
     if members is not None:
@@ -124,7 +93,7 @@ def _stripe_attention(
 
 
 @_stripe_attention.register_fake
-def _(qkv: Tensor, *args) -> Tensor:
+def _(qkv: Tensor, *args: Tensor | int | None) -> Tensor:
     return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
 
 
@@ -146,7 +115,19 @@ def _relative_terms(q: Tensor, table: Tensor, perm: Tensor | None, inv_perm: Ten
     return terms if perm is None else terms.index_select(2, perm)
 
 
-def _with_own_tile(q, k, v, scores, v_stripe, rel_h, rel_w, row, col, tiles, tile_in_stripe) -> Tensor:
+def _with_own_tile(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scores: Tensor,
+    v_stripe: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    row: Tensor,
+    col: Tensor,
+    tiles: Tensor,
+    tile_in_stripe: Tensor,
+) -> Tensor:
     """Softmax over the stripe and the query's own tile together, keys that are in both counted once."""
     shape = (*q.shape[:2], *tiles.shape[-2:])
     order = tiles.flatten(-2)

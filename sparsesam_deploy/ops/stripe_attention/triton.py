@@ -10,7 +10,7 @@ from ..triton_language import require_launchable
 from .kernels.lattice import lattice_attention
 from .kernels.listed import listed_attention
 from .kernels.window import window_attention
-from .reference import Stripe
+from .stripe import Stripe
 
 HEAD_DIMS = (32, 48, 64, 80, 96, 128)
 ALIGNMENT = 16
@@ -43,6 +43,7 @@ def stripe_attention(
     tensors = qkv, rel_pos_h, rel_pos_w
     with torch.cuda.device_of(qkv):  # Triton launches on the current GPU
         if stripe.lattice_offsets is not None:
+            assert stripe.perm is not None and stripe.inv_perm is not None
             return lattice_attention(*tensors, stripe.perm, stripe.inv_perm, stripe.lattice_offsets, num_heads)
         if stripe.members is not None and stripe.keys is None:
             return window_attention(qkv, qkv_bias, *tensors[1:], stripe.members, num_heads)

@@ -84,7 +84,7 @@ def encoder_input(image: np.ndarray, image_size: int, mean: np.ndarray, std: np.
     Returns:
         (1, 3, image_size, image_size) float32.
     """
-    height, width = scaled_size(*image.shape[:2], image_size)
+    height, width = scaled_size(image.shape[0], image.shape[1], image_size)
     pixels = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     tensor = np.zeros((1, 3, image_size, image_size), np.float32)
     tensor[0, :, :height, :width] = ((pixels - mean) / std).transpose(2, 0, 1)

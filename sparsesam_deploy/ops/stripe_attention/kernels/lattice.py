@@ -207,7 +207,7 @@ def lattice_attention(
     return out
 
 
-def lattice_constants(grid: int, head_dim: int, block: int) -> dict[str, object]:
+def lattice_constants(grid: int, head_dim: int, block: int) -> dict[str, int]:
     """What `_lattice_attention` is compiled for."""
     return {
         "GRID": grid,

@@ -13,7 +13,7 @@ from ....errors import InvalidInput
 from ...geometry import TILE
 from ...launch import launch_settings
 from ...triton_language import kernel, tl
-from ..reference import Stripe
+from ..stripe import Stripe
 from .relative_terms import LOG2_E, head_parts, precision, relative_terms
 from .tile import accumulate, dot_keys, load_channels, pick_rows, store_channels
 
@@ -126,10 +126,10 @@ def listed_attention(
         InvalidInput: the tiles are not of 64 slots or do not fill the sequence.
     """
     batch, num_tokens, width = qkv.shape
-    side, windowed = stripe.rel_index.shape[0], stripe.members is not None
+    side = stripe.rel_index.shape[0]
     num_slots, head_dim = side**2, width // 3 // num_heads
-    num_windows = stripe.members.shape[0] if windowed else 1
-    source = stripe.members if windowed else stripe.inv_perm
+    num_windows, source = (1, stripe.inv_perm) if stripe.members is None else (len(stripe.members), stripe.members)
+    assert source is not None
     if stripe.tiles is not None and tuple(stripe.tiles.shape[-2:]) != (num_slots // TILE, TILE):
         raise InvalidInput(
             f"tiles of shape {tuple(stripe.tiles.shape)} do not split {num_slots} slots into tiles of {TILE}; "
@@ -166,7 +166,7 @@ def listed_attention(
     return out
 
 
-def listed_constants(stripe: Stripe, head_dim: int, block: int) -> dict[str, object]:
+def listed_constants(stripe: Stripe, head_dim: int, block: int) -> dict[str, int]:
     """What `_listed_attention` is compiled for; a block of queries is one tile where they attend to their own."""
     return {
         "SIDE": stripe.rel_index.shape[0],

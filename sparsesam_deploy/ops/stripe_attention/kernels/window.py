@@ -192,7 +192,7 @@ def window_attention(
     return out
 
 
-def window_constants(side: int, head_dim: int, block: int) -> dict[str, object]:
+def window_constants(side: int, head_dim: int, block: int) -> dict[str, int]:
     """What `_window_attention` is compiled for: tiles of two rows of keys, a row padded to a power of two."""
     cols = max(8, 1 << (side - 1).bit_length())
     return {"SIDE": side, "COLS": cols, **head_parts(head_dim), "BLOCK_M": block, "BLOCK_N": 2 * cols}
