@@ -52,8 +52,8 @@ class FunctionBody:
         return append
 
     def ints(self, *values: int) -> str:
-        """An int64 vector."""
-        return self.Constant(value_ints=values)
+        """An int64 vector, as a tensor: onnx before 1.21 infers no shapes from ``value_ints`` inside a function."""
+        return self.Constant(value=helper.make_tensor("", onnx.TensorProto.INT64, [len(values)], values))
 
     def float(self, value: float) -> str:
         """A float32 scalar."""

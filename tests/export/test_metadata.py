@@ -47,6 +47,22 @@ def test_written_weight_by_weight_is_what_protobuf_reads(sizes: tuple[int, ...],
     assert (tmp_path / "model.onnx").stat().st_size == len(expected)
 
 
+def test_nothing_is_printed_by_the_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """As onnxscript before 0.7 does; stdout is the command line's."""
+
+    class Printed(RuntimeError):
+        pass
+
+    def exporter(*_, **__):
+        print("Applied 43 of general pattern rewrite rules.")
+        raise Printed
+
+    monkeypatch.setattr(torch.onnx, "export", exporter)
+    with pytest.raises(Printed):
+        writer.export_module(torch.nn.Identity, {}, [], tmp_path / "model.onnx", {})
+    assert capsys.readouterr().out == ""
+
+
 def test_metadata_says_what_was_exported(exported: Exported):
     _, metadata = load_exported(exported.path)
     expected = {

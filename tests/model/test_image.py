@@ -151,7 +151,7 @@ UNREADABLE = {
     "text": (lambda path: path.write_text("not an image"), "is not an image that Pillow knows; convert it"),
     "truncated": (damaged_jpeg, r"cannot be decoded (image file is truncated"),
     "no-pixels": (lambda path: path.write_bytes(forged_png(8, 8)), "cannot be decoded ("),
-    "text-bomb": (text_bomb, "cannot be decoded (Decompressed data too large"),
+    "text-bomb": (text_bomb, "cannot be decoded (Decompressed "),
     "float": (
         lambda path: Image.new("F", (1, 1)).save(path, format="tiff"),
         "has floating-point pixels of unknown range; save it with 8 or 16 bits",

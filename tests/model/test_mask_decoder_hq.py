@@ -85,8 +85,21 @@ def test_exports_with_any_number_of_prompts(decoder: MaskDecoderHQ, tmp_path) ->
             super().__init__()
             self.decoder = decoder
 
-        def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-            return self.decoder.predict_masks(**inputs)
+        def forward(  # by name: torch 2.10 takes no dynamic shapes for ``**inputs``
+            self,
+            image_embeddings: Tensor,
+            image_pe: Tensor,
+            sparse_prompt_embeddings: Tensor,
+            dense_prompt_embeddings: Tensor,
+            interm_embeddings: Tensor,
+        ) -> tuple[Tensor, Tensor]:
+            return self.decoder.predict_masks(
+                image_embeddings=image_embeddings,
+                image_pe=image_pe,
+                sparse_prompt_embeddings=sparse_prompt_embeddings,
+                dense_prompt_embeddings=dense_prompt_embeddings,
+                interm_embeddings=interm_embeddings,
+            )
 
     names = list(decoder_inputs(2))
     dynamic = {name: {0: torch.export.Dim("prompts")} if "prompt" in name else None for name in names}
@@ -95,7 +108,7 @@ def test_exports_with_any_number_of_prompts(decoder: MaskDecoderHQ, tmp_path) ->
         kwargs=decoder_inputs(2),
         f=tmp_path / "decoder.onnx",
         dynamo=True,
-        dynamic_shapes={"inputs": dynamic},
+        dynamic_shapes=dynamic,
         input_names=names,
         verbose=False,
     )
