@@ -108,8 +108,17 @@ def test_quadtree_of_an_image_adds_up():
         assert abs(4 * detailed + flat + merged - Fraction(value) * 4096) <= Fraction(3, 2)
         # Fewer squares than half are merged only where the groups of one more are needed for detail.
         assert merged == 128 or 5 * (merged + 1) + (detailed - merged) > 1024
-    assert density.shared_quadtree(0.15625, 4096) == (0, 128)
-    assert density.shared_quadtree(1.0, 4096) == (1024, 0)
+    by_hand = {
+        0.15625: (0, 128),
+        0.2: (60, 128),  # 128 - 68.27, rounded to 68 fewer detailed groups than merged squares
+        0.25: (128, 128),
+        0.3: (196, 128),
+        0.53125: (512, 128),  # no flat group is left
+        0.75: (751, 68),
+        0.999: (1023, 0),
+        1.0: (1024, 0),
+    }
+    assert {value: density.shared_quadtree(value, 4096) for value in by_hand} == by_hand
 
 
 def test_kept_tokens_are_the_nearest_whole_number_of_them():
