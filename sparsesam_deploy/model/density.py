@@ -13,12 +13,17 @@ def _round(x: float) -> int:
     return math.floor(x + 0.5)
 
 
+def _rounded_up(least: float) -> str:
+    """A least density as an error names it: to four digits, and never a lower one, which would be refused again."""
+    return f"{math.ceil(least * 1e4) / 1e4:g}"
+
+
 def lattice_stripe_offsets(density: float) -> int:
     """Number of patch offsets in the lattice stripe."""
     offsets = _round(TILE * density)
     if offsets < 1:
         raise DensityError(
-            f"attention_density {density:g} leaves no stripe tile; use at least {math.ceil(0.5 / TILE * 1e4) / 1e4:g}."
+            f"attention_density {density:g} leaves no stripe tile; use at least {_rounded_up(0.5 / TILE)}."
         )
     return offsets
 
@@ -85,9 +90,9 @@ def shared_quadtree(density: float, num_tokens: int) -> tuple[int, int]:
 
 def kept_tokens(density: float, num_tokens: int, whole_groups: bool) -> int:
     """Number of tokens that go through a ``skip`` MLP, a multiple of 4 where groups are kept whole."""
-    kept = GROUP * _round(density * num_tokens / GROUP) if whole_groups else _round(density * num_tokens)
+    unit = GROUP if whole_groups else 1
+    kept = unit * _round(density * num_tokens / unit)
     if kept < 1:
-        raise DensityError(
-            f"mlp_density {density:g} keeps no token of {num_tokens}; use at least {GROUP / num_tokens:g}."
-        )
+        least = _rounded_up(0.5 * unit / num_tokens)
+        raise DensityError(f"mlp_density {density:g} keeps no token of {num_tokens}; use at least {least}.")
     return kept

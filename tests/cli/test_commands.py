@@ -15,6 +15,8 @@ from PIL import Image
 
 from sparsesam_deploy import load
 from sparsesam_deploy.cli import main as cli
+from sparsesam_deploy.engines.cuda import cuda_devices
+from sparsesam_deploy.engines.options import RTX_COMPUTE_CAPABILITIES
 from sparsesam_deploy.errors import CheckFailed
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.parity import tolerance
@@ -69,9 +71,17 @@ def test_build_writes_what_it_promises(built):
     assert {record["name"] for record in manifest["stages"]} >= {"load checkpoint", "verify"}
 
 
+def engine_runs_here() -> bool:
+    """Whether this machine's first GPU is one that tensorrt-rtx engines are built for."""
+    devices = cuda_devices()
+    return bool(devices) and devices[0].compute_capability in RTX_COMPUTE_CAPABILITIES
+
+
 def test_parity_report_says_whether_the_engine_ran(built):
     _, printed = built
-    assert printed["parity"]["engine"].startswith(("not run: no device", "run: "))
+    ran = [image["engine"] is not None for image in printed["parity"]["images"]]
+    assert ran == [engine_runs_here()]
+    assert printed["parity"]["engine"].startswith("run: " if engine_runs_here() else "not run: no device: ")
 
 
 def test_exported_files_open_elsewhere(built):
@@ -83,9 +93,10 @@ def test_exported_files_open_elsewhere(built):
     assert embeddings.shape == (1, 256, 64, 64) and np.isfinite(embeddings).all()
 
 
-def test_overlay_is_a_picture_of_three_panels(built):
+def test_the_overlay_is_drawn(built):
+    """What it shows: ``tests/parity/test_overlay.py``."""
     with Image.open(built[0] / "overlay.png") as picture:
-        assert picture.format == "PNG" and picture.width > 2 * picture.height
+        assert picture.format == "PNG"
 
 
 def test_junit_lists_every_check(built):
@@ -160,8 +171,9 @@ def test_onnx_then_engine_then_verify(tiny_checkpoint, sparsesam_export, tmp_pat
     )
     result = sparsesam_export("verify", engine, *arguments)
     assert result.code == 0, result.err
-    assert "astronaut.png" in result.out.replace("\n", "") and "engine: not run: no device" in result.out
-    assert (tmp_path / "o.png").stat().st_size > 10_000
+    assert "astronaut.png" in result.out.replace("\n", "")
+    assert f"engine: {'run: ' if engine_runs_here() else 'not run: no device'}" in result.out
+    assert (tmp_path / "o.png").is_file()
 
 
 def test_failed_parity_is_exit_1_and_goes_to_rejected(tiny_checkpoint, sparsesam_export, tmp_path, monkeypatch):
