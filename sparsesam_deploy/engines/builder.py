@@ -22,7 +22,7 @@ from .manifest import PluginRequirement
 from .monitor import Messages, logger_into, make_monitor, plain, run_cancellable
 from .options import DECODER_PROFILE, RTX_COMPUTE_CAPABILITIES, BuilderName, EngineOptions
 
-_OLDEST: dict[BuilderName, tuple[int, int]] = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 2)}
+_OLDEST: dict[BuilderName, tuple[int, int]] = {"tensorrt": (10, 13), "tensorrt-rtx": (1, 4)}
 """The first release of each package that will do, as in pyproject.toml."""
 _REEXPORT = "export it again with `sparsesam-export onnx` or choose another --builder"
 
