@@ -24,11 +24,13 @@ from torch import Tensor
 from benchmarks import timing
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
-from sparsesam_deploy.model.attention import NUM_TOKENS, SparseAttention
+from sparsesam_deploy.model.attention import SparseAttention
 from sparsesam_deploy.model.config import FAMILIES, BlockPlan, SamConfig, SparsityConfig
 from sparsesam_deploy.ops.geometry import GRID_SIZE, WINDOW_SIZE
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.parity.metrics import relative_l2
+
+NUM_TOKENS = GRID_SIZE**2
 
 BATCHES = (1, 8)
 DENSITIES = (0.25, 0.3, 0.4, 0.5, 1.0)

@@ -26,7 +26,7 @@ from benchmarks import timing
 from benchmarks.random_weights import random_encoder
 from benchmarks.results import progress, save
 from benchmarks.timing import Row, measure
-from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
+from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import FAMILIES, IMAGE_SIZE, PRESETS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
@@ -80,10 +80,10 @@ def random_images(batch: int, device: torch.device, dtype: torch.dtype) -> Tenso
 
 def gemms(encoder: SparseSamEncoder, batch: int = 1) -> list[Gemm]:
     """The linear layers of all blocks with the rows each really has; the patch embedding and the neck are left out."""
-    found = []
+    found, num_tokens = [], encoder.config.num_tokens
     for index, block in enumerate(encoder.blocks):
-        rows = {"qkv": NUM_TOKENS, "proj": NUM_TOKENS}
-        rows["fc1"] = rows["fc2"] = getattr(block.mlp, "num_rows", NUM_TOKENS)
+        rows = {"qkv": num_tokens, "proj": num_tokens}
+        rows["fc1"] = rows["fc2"] = getattr(block.mlp, "num_rows", num_tokens)
         for name, layer in linear_layers(block).items():
             found.append(Gemm(index, name, batch * rows[name], layer.in_features, layer.out_features))
     return found

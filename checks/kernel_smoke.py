@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.random_weights import random_encoder
 from benchmarks.results import progress
-from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
+from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import DENSE, PRESETS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 
@@ -33,7 +33,7 @@ def run(device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The stream after all blocks, for every variant; no convolutions, which are not ours."""
     image_encoder = random_encoder(CONFIG, device, dtype)
     generator = torch.Generator(device).manual_seed(0)
-    stream = torch.randn(1, NUM_TOKENS, CONFIG.embed_dim, generator=generator, device=device).to(dtype)
+    stream = torch.randn(1, CONFIG.num_tokens, CONFIG.embed_dim, generator=generator, device=device).to(dtype)
     found = {}
     for name, sparsity in VARIANTS.items():
         progress(f"kernels: {name}")

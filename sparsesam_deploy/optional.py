@@ -14,10 +14,10 @@ from .errors import EnvironmentProblem
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
-    "onnxruntime-gpu": ("onnxruntime-gpu",),
+    "onnxruntime-gpu": ("onnxruntime-gpu", "nvidia-ml-py"),
     "rtx": ("tensorrt-rtx", "polygraphy"),
-    "tensorrt": ("tensorrt", "polygraphy"),
-    "triton": ("triton",),
+    "tensorrt": ("tensorrt", "polygraphy", "nvidia-ml-py"),
+    "triton": ("triton", "nvidia-ml-py"),
     "accuracy": ("scipy", "matplotlib", "jinja2", "ijson", "pycocotools"),
     "serving": ("tritonclient",),
 }
@@ -31,7 +31,7 @@ def install(extra: str) -> str:
 
 def module_of(package: str) -> str:
     """What is imported of a package of `EXTRAS`."""
-    return package.removesuffix("-gpu").replace("-", "_")
+    return "pynvml" if package == "nvidia-ml-py" else package.removesuffix("-gpu").replace("-", "_")
 
 
 def extra_of(package: str) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InvalidInput
+from ..ops.routing import ROUTING_RULES
 from ..optional import EXTRAS, require
 from . import data, options
 
@@ -53,7 +54,7 @@ LEAST = 4
 )
 @click.option(
     "--routing",
-    type=click.Choice(["share-variance", "share-quadtree"]),
+    type=click.Choice([routing for routing, rule in ROUTING_RULES.items() if rule.share]),
     default="share-variance",
     show_default=True,
     help="How MLPs share rows: 2x2 cells, down to a density of 0.25, or the flattest 4x4 squares too, down to 0.2.",

@@ -9,7 +9,6 @@ import torch
 from ..model.checkpoint import LoadedSam
 from ..model.config import OUT_CHANNELS
 from ..model.decoder import LOW_RES, SamDecoder
-from ..ops.geometry import GRID_SIZE
 from .encoder import HQ_OUTPUT, OUTPUT, model_metadata
 from .metadata import PREPROCESSING
 from .writer import DTYPES, export_module
@@ -23,10 +22,10 @@ def export_decoder(loaded: LoadedSam, path: Path, dtype: str = "fp32") -> None:
     Raises:
         CheckFailed: onnx.checker refuses the result.
     """
-    config = loaded.config
-    inputs = {OUTPUT: torch.zeros(1, OUT_CHANNELS, GRID_SIZE, GRID_SIZE)}
+    config, grid = loaded.config, (loaded.config.grid_size,) * 2
+    inputs = {OUTPUT: torch.zeros(1, OUT_CHANNELS, *grid)}
     if config.hq:
-        inputs[HQ_OUTPUT] = torch.zeros(len(config.global_blocks), 1, GRID_SIZE, GRID_SIZE, config.embed_dim)
+        inputs[HQ_OUTPUT] = torch.zeros(len(config.global_blocks), 1, *grid, config.embed_dim)
     prompts, points = torch.export.Dim("num_prompts"), torch.export.Dim("num_points")
     prompt_inputs = {
         "point_coords": (torch.zeros(3, 2, 2), {0: prompts, 1: points}),

@@ -6,6 +6,7 @@ them, so that in an encoder too they come from the cache as far as they fit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,14 +64,14 @@ def _table(table: np.ndarray | None, device: torch.device) -> Tensor:
     return torch.tensor(table, dtype=torch.int32, device=device)
 
 
-def global_tables(device: torch.device) -> dict[str, Tensor]:
-    perm = order.z_order(GRID_SIZE)
-    tables = {"rel_index": order.relative_index(GRID_SIZE), "perm": perm, "inv_perm": order.inverse(perm)}
+def global_tables(device: torch.device, grid_size: int = GRID_SIZE) -> dict[str, Tensor]:
+    perm = order.z_order(grid_size)
+    tables = {"rel_index": order.relative_index(grid_size), "perm": perm, "inv_perm": order.inverse(perm)}
     return {name: _table(table, device) for name, table in tables.items()}
 
 
-def window_tables(device: torch.device) -> dict[str, Tensor]:
-    members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
+def window_tables(device: torch.device, grid_size: int = GRID_SIZE) -> dict[str, Tensor]:
+    members, slots = order.windows(grid_size, WINDOW_SIZE)
     tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}
     return {name: _table(table, device) for name, table in tables.items()}
 
@@ -81,7 +82,7 @@ def _attention_inputs(
     """qkv, its bias, and position tables that matter as much as the products q . k."""
     random, width = _random(device), 3 * config.embed_dim
     rel_h, rel_w = (random(2 * side - 1, config.head_dim) / config.head_dim**0.5 for _ in "hw")
-    return random(1, GRID_SIZE**2, width).half(), random(width).half(), (rel_h.half(), rel_w.half())
+    return random(1, config.num_tokens, width).half(), random(width).half(), (rel_h.half(), rel_w.half())
 
 
 def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workload:
@@ -94,21 +95,25 @@ def _attention(config: SamConfig, device: torch.device, stripe: Stripe) -> Workl
 
 def _lattice(config: SamConfig, device: torch.device) -> Workload:
     """A global block of the ``default`` preset's order."""
-    static = key_tables(False, DENSITY, SparsityConfig())
-    stripe = Stripe(**global_tables(device), keys=_table(static.keys, device), lattice_offsets=static.lattice_offsets)
+    static = key_tables(False, DENSITY, SparsityConfig(), config.grid_size)
+    stripe = Stripe(
+        **global_tables(device, config.grid_size),
+        keys=_table(static.keys, device),
+        lattice_offsets=static.lattice_offsets,
+    )
     return _attention(config, device, stripe)
 
 
 def _window(config: SamConfig, device: torch.device) -> Workload:
     """A dense windowed block."""
-    return _attention(config, device, Stripe(**window_tables(device), lattice_offsets=None))
+    return _attention(config, device, Stripe(**window_tables(device, config.grid_size), lattice_offsets=None))
 
 
 def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload:
     """A block of the ``paper`` preset, each head with a ranking of its own; queries of a global one see their tile."""
-    static = key_tables(windowed, DENSITY, PRESETS["paper"])
-    groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(GRID_SIZE**2)
-    tables = window_tables(device) if windowed else global_tables(device)
+    static = key_tables(windowed, DENSITY, PRESETS["paper"], config.grid_size)
+    groups = order.window_groups(WINDOW_SIZE) if windowed else order.z_groups(config.num_tokens)
+    tables = (window_tables if windowed else global_tables)(device, config.grid_size)
     num_sequences = len(tables["members"]) if windowed else 1
     ranking = _random(device)(num_sequences, config.num_heads, len(groups)).argsort(-1)
     sequence = ranked_sequence(ranking, _table(groups, device))
@@ -121,24 +126,25 @@ def _listed(config: SamConfig, device: torch.device, windowed: bool) -> Workload
 
 def _relative_terms(config: SamConfig, device: torch.device) -> Workload:
     """The position terms of a lattice block."""
-    tables = global_tables(device)
-    qkv, _, rel_pos = _attention_inputs(config, device, GRID_SIZE)
-    num_offsets = key_tables(False, DENSITY, SparsityConfig()).lattice_offsets
+    grid_size = config.grid_size
+    tables = global_tables(device, grid_size)
+    qkv, _, rel_pos = _attention_inputs(config, device, grid_size)
+    num_offsets = key_tables(False, DENSITY, SparsityConfig(), config.grid_size).lattice_offsets
     assert num_offsets is not None
     steps = lattice_steps(num_offsets)
-    q = qkv[0, :, : config.embed_dim].float()[tables["inv_perm"]].view(GRID_SIZE, GRID_SIZE, config.num_heads, -1)
+    q = qkv[0, :, : config.embed_dim].float()[tables["inv_perm"]].view(grid_size, grid_size, config.num_heads, -1)
     by_key = [table.float()[tables["rel_index"]][:, ::step] for table, step in zip(rel_pos, steps, strict=True)]
     rows = torch.einsum("rchd,rkd->hkrc", q, by_key[0]).flatten(2)
     cols = torch.einsum("rchd,ckd->hkcr", q, by_key[1]).flatten(2)
     return Workload(
-        lambda: relative_terms(qkv, *rel_pos, tables["inv_perm"], config.num_heads, GRID_SIZE, *steps),
+        lambda: relative_terms(qkv, *rel_pos, tables["inv_perm"], config.num_heads, grid_size, *steps),
         torch.cat((rows, cols), 1)[None] * LOG2_E,
     )
 
 
 def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """A residual stream, some cells of which vary more than others, and the parameters of its norm."""
-    random, channels, num_groups = _random(device), config.embed_dim, GRID_SIZE**2 // GROUP
+    random, channels, num_groups = _random(device), config.embed_dim, config.num_tokens // GROUP
     x = random(1, num_groups, 1, 1).exp() * random(1, num_groups, GROUP, channels)
     x = x.flatten(1, 2) + 3 * random(1, 1, channels)
     return x.half(), random(channels).half(), random(channels).half()
@@ -146,12 +152,13 @@ def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Te
 
 def route_of(selection: Selection, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
     """How rows are chosen at `DENSITY`, so that no rounding can change the choice, see `clear_cut`."""
-    (x, weight, bias), num_tokens = stream, GRID_SIZE**2
+    x, weight, bias = stream
+    num_tokens = x.shape[1]
     if selection == "given":
         kept = order.lattice_sequence(num_tokens)[None, : density.kept_tokens(DENSITY, num_tokens, whole_groups=False)]
         return Route("given", share=False, keep_indices=_table(kept, x.device))
     if selection == "sobel":
-        tables = global_tables(x.device)
+        tables = global_tables(x.device, math.isqrt(num_tokens))
         perm, inv_perm = tables["perm"], tables["inv_perm"]
         num_groups = clear_cut(group_sobel(x, perm, inv_perm)[0], density.shared_groups(DENSITY, num_tokens))
         return Route(selection, True, num_groups, perm=perm, inv_perm=inv_perm)

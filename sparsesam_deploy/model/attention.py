@@ -16,7 +16,6 @@ from . import density, order
 from .config import BlockPlan, SparsityConfig
 from .ranking import group_scores, group_statistics, highest, ranked_sequence
 
-NUM_TOKENS = GRID_SIZE * GRID_SIZE
 GLOBAL_RANKING = "ranking_global"
 
 
@@ -47,13 +46,15 @@ class KeyTables:
     lattice_offsets: int | None = None
 
 
-def key_tables(windowed: bool, attention_density: float, sparsity: SparsityConfig) -> KeyTables:
+def key_tables(
+    windowed: bool, attention_density: float, sparsity: SparsityConfig, grid_size: int = GRID_SIZE
+) -> KeyTables:
     """The stripe of one block; dense (no tables) at density 1.
 
     A stripe is a prefix of the order's sequence: of lattice offsets (``lattice``), or of member 0 of every 2x2 group,
     then member 1 and so on (all windows and the other two orders, whose global blocks also attend to their own tile).
     """
-    num_tokens = WINDOW_SIZE**2 if windowed else NUM_TOKENS
+    num_tokens = WINDOW_SIZE**2 if windowed else grid_size**2
     if attention_density == 1:
         return KeyTables(num_tokens, lattice_offsets=None if windowed else TILE)
     if windowed:
@@ -91,16 +92,16 @@ class BlockAttention(nn.Module):
         self.windowed, self.makes_ranking = plan.windowed, plan.makes_ranking
         self.ranking_name = "ranking_windowed" if plan.windowed else GLOBAL_RANKING
         self.ranked = sparsity.order == "ranked" and plan.key_density < 1
-        self.static = key_tables(plan.windowed, plan.key_density, sparsity)
+        self.static = key_tables(plan.windowed, plan.key_density, sparsity, plan.grid_size)
         tables: dict[str, np.ndarray | None]
         if plan.windowed:
-            members, slots = order.windows(GRID_SIZE, WINDOW_SIZE)
+            members, slots = order.windows(plan.grid_size, WINDOW_SIZE)
             groups, self.num_tokens = order.window_groups(WINDOW_SIZE), WINDOW_SIZE**2
             tables = {"rel_index": order.relative_index(WINDOW_SIZE), "members": members, "slots": slots}
         else:
-            perm = order.z_order(GRID_SIZE)
-            groups, self.num_tokens = order.z_groups(NUM_TOKENS), NUM_TOKENS
-            tables = {"rel_index": order.relative_index(GRID_SIZE), "perm": perm, "inv_perm": order.inverse(perm)}
+            perm = order.z_order(plan.grid_size)
+            groups, self.num_tokens = order.z_groups(plan.num_tokens), plan.num_tokens
+            tables = {"rel_index": order.relative_index(plan.grid_size), "perm": perm, "inv_perm": order.inverse(perm)}
         if not self.ranked:
             tables |= {"keys": self.static.keys, "tiles": self.static.tiles}
         tables |= {"tile_in_stripe": self.static.tile_in_stripe, "groups": groups}

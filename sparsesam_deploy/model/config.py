@@ -30,7 +30,8 @@ class SamConfig:
     """The shape of one Segment Anything model; everything not listed here is the same for all of them.
 
     ``family`` is ``vit_b``, ``vit_l``, ``vit_h``, ``nano`` or ``custom``; ``global_blocks`` attend to the whole grid,
-    all other blocks to 14x14 windows; ``hq`` marks SAM-HQ's mask decoder.
+    all other blocks to 14x14 windows; ``hq`` marks SAM-HQ's mask decoder; ``grid_size`` is the side of the grid of
+    tokens.
     """
 
     family: str
@@ -40,6 +41,16 @@ class SamConfig:
     global_blocks: tuple[int, ...]
     decoder_mlp_dim: int = 2048
     hq: bool = False
+    grid_size: int = GRID_SIZE
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid_size**2
+
+    @property
+    def image_size(self) -> int:
+        """Side of an image, pixels."""
+        return self.grid_size * PATCH_SIZE
 
     @property
     def head_dim(self) -> int:
@@ -81,6 +92,7 @@ class BlockPlan:
         row_density: share of the rows that go through qkv and proj.
         mlp_density: share of the rows that go through the MLP.
         makes_ranking: whether it is the first of its kind, and others or the routing need its group ranking.
+        grid_size: side of the grid of tokens.
     """
 
     index: int
@@ -89,6 +101,11 @@ class BlockPlan:
     row_density: float = 1.0
     mlp_density: float = 1.0
     makes_ranking: bool = False
+    grid_size: int = GRID_SIZE
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid_size**2
 
 
 @dataclass(frozen=True)
@@ -142,12 +159,14 @@ class SparsityConfig:
         windowed = _per_block("windowed_density", self.windowed_density, config.depth)
         plans = []
         for index, mlp in enumerate(self._mlp_densities(config)):
-            if index in config.global_blocks:
-                plans.append(BlockPlan(index, False, attention[index], mlp_density=mlp))
+            plan = BlockPlan(index, index not in config.global_blocks, mlp_density=mlp, grid_size=config.grid_size)
+            if not plan.windowed:
+                plan = replace(plan, key_density=attention[index])
             elif shares_windows:
-                plans.append(BlockPlan(index, True, row_density=windowed[index], mlp_density=mlp))
+                plan = replace(plan, row_density=windowed[index])
             else:
-                plans.append(BlockPlan(index, True, windowed[index], mlp_density=mlp))
+                plan = replace(plan, key_density=windowed[index])
+            plans.append(plan)
         for kind in (False, True):
             alike = [plan for plan in plans if plan.windowed == kind]
             by_attention = self.order == "ranked" and any(plan.key_density < 1 for plan in alike)

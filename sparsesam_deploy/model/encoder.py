@@ -13,7 +13,6 @@ from segment_anything.modeling.image_encoder import Block, ImageEncoderViT
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
-from ..ops.geometry import GRID_SIZE
 from . import order
 from .attention import ImageState, SparseAttention
 from .config import BlockPlan, Gelu, SamConfig, SparsityConfig
@@ -90,7 +89,7 @@ class SparseSamEncoder(nn.Module):
         blocks = (SparseBlock(block, plan, sparsity, gelu, backend) for block, plan in pairs)
         self.blocks = cast("Sequence[SparseBlock]", nn.ModuleList(blocks))
         self.neck = Neck(image_encoder.neck)
-        perm = order.z_order(GRID_SIZE)
+        perm = order.z_order(config.grid_size)
         self.register_buffer("perm", torch.tensor(perm), persistent=False)
         self.register_buffer("inv_perm", torch.tensor(order.inverse(perm)), persistent=False)
 
@@ -149,7 +148,7 @@ class SparseSamEncoder(nn.Module):
 
     def to_grid(self, stream: Tensor) -> Tensor:
         """Z-ordered stream (B, 4096, C) -> raster grid (B, 64, 64, C)."""
-        return stream.index_select(1, self.inv_perm).unflatten(1, (GRID_SIZE, GRID_SIZE))
+        return stream.index_select(1, self.inv_perm).unflatten(1, (self.config.grid_size,) * 2)
 
     def block_outputs(self, image: Tensor) -> list[Tensor]:
         """Output of every block: depth tensors (B, 4096, C), Z-ordered; ``perm[i]`` is the raster index of row i."""

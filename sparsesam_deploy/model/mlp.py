@@ -8,11 +8,11 @@ from segment_anything.modeling.common import MLPBlock
 from torch import Tensor, nn
 
 from ..ops.backend import Backend
-from ..ops.geometry import GRID_SIZE, GROUP, SQUARE
+from ..ops.geometry import GROUP, SQUARE
 from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
 from ..ops.routing import ROUTING_RULES
 from . import density, order
-from .attention import GLOBAL_RANKING, NUM_TOKENS, ImageState
+from .attention import GLOBAL_RANKING, ImageState
 from .config import BlockPlan, Gelu, SparsityConfig
 from .ranking import group_rank_tokens
 
@@ -64,16 +64,19 @@ class RoutedMlp(DenseMlp):
         self.decision_name = f"row_of_token_block_{plan.index:02d}"
         self.rule = ROUTING_RULES[sparsity.routing]
         self.selection, self.share = self.rule.selection, self.rule.share
-        self.num_groups, self.num_merged, num_given = density.routed_counts(self.rule, plan.mlp_density, NUM_TOKENS)
+        self.num_groups, self.num_merged, num_given = density.routed_counts(
+            self.rule, plan.mlp_density, plan.num_tokens
+        )
         given = self.selection == "given"
-        self.num_rows = num_given if given else self._route().num_rows(NUM_TOKENS)
-        self.mlp_rows = self.num_rows / NUM_TOKENS
+        self.num_rows = num_given if given else self._route().num_rows(plan.num_tokens)
+        self.mlp_rows = self.num_rows / plan.num_tokens
         self.num_own_rows = self.num_groups * GROUP if self.share else self.num_rows
         tables = {}
         if self.selection == "sobel":
-            tables = {"perm": order.z_order(GRID_SIZE), "inv_perm": order.inverse(order.z_order(GRID_SIZE))}
+            perm = order.z_order(plan.grid_size)
+            tables = {"perm": perm, "inv_perm": order.inverse(perm)}
         elif given and not self.rule.by_ranking:
-            tables = {"static_indices": order.lattice_sequence(NUM_TOKENS)[None, : self.num_rows]}
+            tables = {"static_indices": order.lattice_sequence(plan.num_tokens)[None, : self.num_rows]}
         for name, table in tables.items():
             self.register_buffer(name, torch.tensor(table), persistent=False)
 

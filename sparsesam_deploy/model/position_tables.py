@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..ops.geometry import GRID_SIZE, WINDOW_SIZE
+from ..ops.geometry import WINDOW_SIZE
 from .config import SamConfig
 
 _POS_EMBED = "image_encoder.pos_embed"
@@ -19,13 +19,13 @@ def fit_position_tables(tensors: dict[str, Tensor], config: SamConfig) -> None:
         config: which blocks are global; all its tables and the embedding are among ``tensors``.
     """
     for index in range(config.depth):
-        length = 2 * (GRID_SIZE if index in config.global_blocks else WINDOW_SIZE) - 1
+        length = 2 * (config.grid_size if index in config.global_blocks else WINDOW_SIZE) - 1
         for axis in "hw":
             name = f"image_encoder.blocks.{index}.attn.rel_pos_{axis}"
             tensors[name] = resize_rel_pos(tensors[name], length)
     embedding = tensors[_POS_EMBED]
     if embedding.ndim == 4 and embedding.numel():  # what cannot be resized is left to the check of shapes
-        tensors[_POS_EMBED] = resize_pos_embed(embedding, GRID_SIZE)
+        tensors[_POS_EMBED] = resize_pos_embed(embedding, config.grid_size)
 
 
 def resize_rel_pos(table: Tensor, length: int) -> Tensor:

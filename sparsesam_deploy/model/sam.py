@@ -9,8 +9,8 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
-from ..ops.geometry import GRID_SIZE, WINDOW_SIZE
-from .config import IMAGE_SIZE, OUT_CHANNELS, PATCH_SIZE, SamConfig
+from ..ops.geometry import WINDOW_SIZE
+from .config import OUT_CHANNELS, PATCH_SIZE, SamConfig
 from .mask_decoder_hq import MaskDecoderHQ
 
 
@@ -24,7 +24,7 @@ def build_sam(config: SamConfig) -> Sam:
     with torch.device("meta"):
         sam = Sam(
             image_encoder=ImageEncoderViT(
-                img_size=IMAGE_SIZE,
+                img_size=config.image_size,
                 patch_size=PATCH_SIZE,
                 embed_dim=config.embed_dim,
                 depth=config.depth,
@@ -37,8 +37,8 @@ def build_sam(config: SamConfig) -> Sam:
             ),
             prompt_encoder=PromptEncoder(
                 embed_dim=OUT_CHANNELS,
-                image_embedding_size=(GRID_SIZE, GRID_SIZE),
-                input_image_size=(IMAGE_SIZE, IMAGE_SIZE),
+                image_embedding_size=(config.grid_size, config.grid_size),
+                input_image_size=(config.image_size, config.image_size),
                 mask_in_chans=16,
             ),
             mask_decoder=decoder(

@@ -16,7 +16,7 @@ from ..ops.backend import Backend
 from ..ops.geometry import GROUP
 from ..ops.routed_mlp import Route, group_variance, routed_mlp_pack, routed_mlp_unpack
 from . import density, order
-from .attention import NUM_TOKENS, BlockAttention, ImageState
+from .attention import BlockAttention, ImageState
 from .config import BlockPlan, SparsityConfig
 from .mlp import mean_rows
 
@@ -32,11 +32,11 @@ class SharedAttention(BlockAttention):
     def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
         super().__init__(attention, plan, sparsity, backend)
         self.decision_name = f"row_of_token_attention_{plan.index:02d}"
-        self.num_groups = density.shared_groups(plan.row_density, NUM_TOKENS, "windowed_density")
+        self.num_groups = density.shared_groups(plan.row_density, plan.num_tokens, "windowed_density")
         self.num_own_rows = self.num_groups * GROUP
-        self.num_rows = self.route().num_rows(NUM_TOKENS)
-        self.row_share = self.num_rows / NUM_TOKENS
-        ranks = order.rank_of_row(self.num_groups, NUM_TOKENS // GROUP)
+        self.num_rows = self.route().num_rows(plan.num_tokens)
+        self.row_share = self.num_rows / plan.num_tokens
+        ranks = order.rank_of_row(self.num_groups, plan.num_tokens // GROUP)
         self.register_buffer("rank_of_row", torch.tensor(ranks), persistent=False)
 
     def route(self) -> Route:

@@ -16,7 +16,6 @@ from rich.console import Console
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.kernel_tuning import tuning, workloads
 from sparsesam_deploy.kernel_tuning.report import Trial, Tuned, TuningReport
-from sparsesam_deploy.model import attention
 from sparsesam_deploy.model.config import FAMILIES, SamConfig
 from sparsesam_deploy.ops import routed_mlp, triton_language
 from sparsesam_deploy.ops.launch import (
@@ -34,7 +33,7 @@ from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.provenance import Provenance
 from tests.ops.kernels import DEVICE, launch_in_blocks
 
-TINY = SamConfig("tiny", 32, 1, 1, (0,))
+TINY = SamConfig("tiny", 32, 1, 1, (0,), grid_size=32)
 SHIPPED_KERNELS = {entry.kernel for entry in read_settings(SHIPPED_SETTINGS)}
 LAUNCH = Launch("routed_mlp.unpack", "9.0", 1280, 4, 4, 1, "before")
 PROVENANCE = Provenance(
@@ -70,9 +69,7 @@ def settings(launch: Launch) -> tuple[int, int, int]:
 @pytest.fixture
 def tiny(monkeypatch, tmp_path) -> None:
     """``nano`` is one head on a 32x32 grid, launched in blocks that the interpreter likes, with no other candidate."""
-    monkeypatch.setattr(workloads, "GRID_SIZE", 32)
     monkeypatch.setattr(workloads, "DENSITY", 0.3)
-    monkeypatch.setattr(attention, "NUM_TOKENS", 32**2)
     monkeypatch.setitem(FAMILIES, "nano", TINY)
     launch_in_blocks(monkeypatch, tmp_path, 256)
     for kernel, grid in tuning.GRIDS.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsesam_deploy.errors import InvalidInput
-from sparsesam_deploy.model.attention import NUM_TOKENS, ImageState
+from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.mlp import RoutedMlp
@@ -42,8 +42,8 @@ def test_a_quadtree_on_kernels_computes_the_reference(monkeypatch, tmp_path):
     """Its MLP alone, on the stream of a whole image; for the rest of the encoder see above."""
     launch_in_blocks(monkeypatch, tmp_path, 256)
     generator = torch.Generator().manual_seed(0)
-    strength = torch.randn(1, NUM_TOKENS // 4, 1, generator=generator).exp().repeat_interleave(4, 1)
-    x = (strength * torch.randn(1, NUM_TOKENS, TINY.embed_dim, generator=generator)).to(DEVICE)
+    strength = torch.randn(1, TINY.num_tokens // 4, 1, generator=generator).exp().repeat_interleave(4, 1)
+    x = (strength * torch.randn(1, TINY.num_tokens, TINY.embed_dim, generator=generator)).to(DEVICE)
     image_encoder, found = random_sam(TINY).image_encoder.to(DEVICE), {}
     for backend in ("reference", "triton"):
         encoder = SparseSamEncoder(image_encoder, TINY, QUADTREE, backend=backend)

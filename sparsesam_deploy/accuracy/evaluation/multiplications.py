@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from segment_anything.modeling import ImageEncoderViT
 
-from ...model.attention import NUM_TOKENS
 from ...model.config import DENSE, SamConfig, SparsityConfig
 from ...model.encoder import SparseBlock, SparseSamEncoder
 from ..report.records import Cost
@@ -35,15 +34,15 @@ class Work:
         )
 
 
-def attention_work(block: SparseBlock, channels: int) -> Work:
+def attention_work(block: SparseBlock, config: SamConfig) -> Work:
     """The attention half of ``block`` on one image: qkv, scores, weighted values, proj."""
-    attention = block.attention
-    rows = attention.row_share * NUM_TOKENS
-    slots = attention.members.numel() if attention.windowed else NUM_TOKENS
+    attention, channels, num_tokens = block.attention, config.embed_dim, config.num_tokens
+    rows = attention.row_share * num_tokens
+    slots = attention.members.numel() if attention.windowed else num_tokens
     pairs = attention.effective_density * slots * attention.num_tokens
-    moved = rows * (1 + 3) + 3 * NUM_TOKENS + NUM_TOKENS + rows * (1 + 1) + 2 * NUM_TOKENS
+    moved = rows * (1 + 3) + 3 * num_tokens + num_tokens + rows * (1 + 1) + 2 * num_tokens
     if attention.row_share < 1:  # each token's row is written out before attention, and read back to be averaged
-        moved += 3 * NUM_TOKENS + rows * 3 + NUM_TOKENS
+        moved += 3 * num_tokens + rows * 3 + num_tokens
     return Work(
         gemm=4 * channels * channels * rows,
         attention=2 * pairs * channels,
@@ -51,18 +50,18 @@ def attention_work(block: SparseBlock, channels: int) -> Work:
     )
 
 
-def mlp_work(block: SparseBlock, channels: int) -> Work:
+def mlp_work(block: SparseBlock, config: SamConfig) -> Work:
     """The MLP half of ``block`` on one image: fc1 and fc2 on the rows that go through them."""
-    rows = block.mlp.mlp_rows * NUM_TOKENS
+    channels, num_tokens = config.embed_dim, config.num_tokens
+    rows = block.mlp.mlp_rows * num_tokens
     weights = 2 * MLP_RATIO * channels * channels
-    moved = rows * (1 + MLP_RATIO + MLP_RATIO + 1) + 2 * NUM_TOKENS
+    moved = rows * (1 + MLP_RATIO + MLP_RATIO + 1) + 2 * num_tokens
     return Work(gemm=weights * rows, bytes=HALF * (weights + channels * moved))
 
 
 def encoder_work(encoder: SparseSamEncoder) -> Work:
     """All blocks; patch embedding and neck, the same in every variant, are left out."""
-    channels = encoder.config.embed_dim
-    parts = [part(block, channels) for block in encoder.blocks for part in (attention_work, mlp_work)]
+    parts = [part(block, encoder.config) for block in encoder.blocks for part in (attention_work, mlp_work)]
     return sum(parts, Work())
 
 

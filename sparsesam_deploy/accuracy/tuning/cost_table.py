@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from ...errors import InvalidInput
-from ...model.attention import NUM_TOKENS, ImageState
+from ...model.attention import ImageState
 from ...model.checkpoint import LoadedSam
 from ...model.config import DENSE, IMAGE_SIZE, Routing
 from ...model.encoder import SparseBlock, SparseSamEncoder
@@ -103,12 +103,11 @@ def _example(loaded: LoadedSam, space: SearchSpace, knob: Knob, density: float, 
 
 def counted_table(loaded: LoadedSam, space: SearchSpace) -> CostTable:
     """Multiplications, as shares of the dense blocks' sum."""
-    channels = loaded.config.embed_dim
     work = {}
     for knob, ladder in space.ladders.items():
         for density in ladder:
             part = mlp_work if knob == "mlp" else attention_work
-            found = part(_example(loaded, space, knob, density, "reference"), channels)
+            found = part(_example(loaded, space, knob, density, "reference"), loaded.config)
             work[knob, density] = found.gemm + found.attention
     dense = sum(work[knob, 1.0] for _, knob in space.knobs())
     entries = tuple(Entry(knob=knob, density=density, cost=cost / dense) for (knob, density), cost in work.items())
@@ -126,7 +125,7 @@ def measured_table(
     advance: Advance,
 ) -> CostTable:
     """Milliseconds of each half of a block on ``device``, median of nine; the others of its kind cost the same."""
-    stream = torch.randn(1, NUM_TOKENS, loaded.config.embed_dim, dtype=dtype, device=device)
+    stream = torch.randn(1, loaded.config.num_tokens, loaded.config.embed_dim, dtype=dtype, device=device)
     image = torch.randn(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=dtype, device=device)
     pairs = [(knob, density) for knob, ladder in space.ladders.items() for density in ladder]
     entries = []
