@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from sparsesam_deploy.recipe import ExportRecipe
 
 from .engines.graphs import install_tensorrt
 from .helpers import TINY, random_sam
+from .parity.faults import OF_ANOTHER_CHECKPOINT, write_broken
 
 pytest.importorskip("tensorrt_rtx")
 CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
@@ -77,7 +77,7 @@ def test_an_encoder_alone_leaves_no_decoder_engine_of_an_earlier_build(exported,
 def test_a_decoder_of_another_checkpoint_is_refused(exported, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(exported, mixed)
-    export_decoder(replace(CHECKPOINT, sha256="b" * 64, source="other.pth"), mixed / DECODER, "fp16")
+    write_broken(mixed / DECODER, exported / DECODER, [OF_ANOTHER_CHECKPOINT])
     with pytest.raises(CheckFailed, match=r"decoder\.onnx is of other\.pth, encoder\.onnx of tiny\.pth; move"):
         build_engine_only(mixed / ENCODER, tmp_path / "out", "tensorrt-rtx", EngineOptions(), None, silent())
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,8 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from sparsesam_deploy.engines.builder import build_engine
+from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.decoder import OUTPUTS, export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
@@ -32,6 +34,15 @@ def files(loaded: LoadedSam, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     paths = {dtype: folder / f"{dtype}.onnx" for dtype in TOLERANCE}
     for dtype, path in paths.items():
         export_decoder(loaded, path, dtype)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def hq_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("hq_decoders")
+    paths = {dtype: folder / f"{dtype}.onnx" for dtype in TOLERANCE}
+    for dtype, path in paths.items():
+        export_decoder(load_tiny(TINY_HQ), path, dtype)
     return paths
 
 
@@ -161,13 +172,14 @@ def test_precision_is_in_the_graph(dtype: str, files: dict[str, Path]):
 @pytest.mark.parametrize("count", (1, 3), ids="prompts-{}".format)
 @pytest.mark.parametrize("dtype", ("fp32", "fp16"))
 @torch.inference_mode()
-def test_hq_decoder_is_segment_anything_hq(dtype: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hq_decoder_is_segment_anything_hq(
+    dtype: str, count: int, hq_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
     hq = pytest.importorskip("segment_anything_hq.modeling")
     loaded = load_tiny(TINY_HQ)
     transformer = hq.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=TINY.decoder_mlp_dim, num_heads=8)
     oracle = hq.MaskDecoderHQ(transformer_dim=256, transformer=transformer, vit_dim=TINY.embed_dim).eval()
     oracle.load_state_dict(loaded.sam.mask_decoder.state_dict(), strict=True)
-    export_decoder(loaded, tmp_path / "decoder.onnx", dtype)
 
     predictions = []  # all five masks, before the authors' forward picks from them
 
@@ -186,7 +198,7 @@ def test_hq_decoder_is_segment_anything_hq(dtype: str, count: int, tmp_path: Pat
         multimask_output=False,
         hq_token_only=False,
     )
-    masks, ious = run(tmp_path / "decoder.onnx", loaded, prompt)
+    masks, ious = run(hq_files[dtype], loaded, prompt)
     assert masks.shape == (count, 5, 256, 256)
     assert relative_error(masks, predictions[0][0]) <= TOLERANCE[dtype]
     assert relative_error(ious, predictions[0][1]) <= TOLERANCE[dtype]
@@ -200,3 +212,13 @@ def test_nano_decoder_in_fp16_stays_finite(tmp_path: Path):
     inputs["image_embeddings"] = 4 * inputs["image_embeddings"]
     results = OnnxRunner(tmp_path / "decoder.onnx").run({name: value.numpy() for name, value in inputs.items()})
     assert all(torch.from_numpy(result).isfinite().all() for result in results.values())
+
+
+@pytest.mark.parametrize("name", ("fp32", "fp16", "bf16", "hq-bf16"))
+def test_tensorrt_rtx_builds_it(name: str, files: dict[str, Path], hq_files: dict[str, Path]):
+    """Whatever the encoder's batch: the decoder's axes have ranges of their own."""
+    pytest.importorskip("tensorrt_rtx")
+    path = hq_files["bf16"] if name == "hq-bf16" else files[name]
+    built = build_engine(path, "tensorrt-rtx", EngineOptions(), lambda share, words="": None, batch=(1, 2, 4))
+    assert built.audit.passed and built.audit.custom_nodes == {}
+    assert len(built.data) > 1 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sparsesam_deploy.export.metadata import DIGEST, content_digest
+from sparsesam_deploy.export.metadata import DIGEST, PREFIX, content_digest
 
 Edit = Callable[[np.ndarray], np.ndarray]
 
@@ -117,6 +118,15 @@ FAULTS = (
 """Each in a block of its own, so that one file can hold them all: blocks are judged alone. 6, 9 and 10 stay healthy."""
 
 ONE_GROUP_TOO_MANY = Fault("one-group-too-many", 6, add_groups(1))
+
+
+def of_another_checkpoint(model: onnx.ModelProto, block: int) -> None:
+    """Say that the file was exported from ``other.pth``."""
+    (entry,) = (entry for entry in model.metadata_props if entry.key == PREFIX + "checkpoint")
+    entry.value = json.dumps({**json.loads(entry.value), "sha256": "b" * 64, "source": "other.pth"})
+
+
+OF_ANOTHER_CHECKPOINT = Fault("of-another-checkpoint", 0, of_another_checkpoint)
 
 
 def write_broken(path: Path, source: Path, faults: Sequence[Fault], signed: bool = True) -> Path:

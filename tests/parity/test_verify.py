@@ -23,7 +23,7 @@ from sparsesam_deploy.parity.samples import user_samples
 from sparsesam_deploy.parity.verify import Verifier, reference_outputs
 
 from ..helpers import TINY, random_sam
-from .faults import FAULTS, write_broken
+from .faults import FAULTS, OF_ANOTHER_CHECKPOINT, write_broken
 
 CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
 MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), engine="the encoder", decoder_engine="the decoder")
@@ -109,7 +109,7 @@ def test_another_checkpoint_is_refused(folder):
 
 
 def test_a_decoder_of_another_checkpoint_is_refused(folder, tmp_path):
-    export_decoder(replace(CHECKPOINT, sha256="b" * 64, source="other.pth"), tmp_path / "decoder.onnx")
+    write_broken(tmp_path / "decoder.onnx", folder / "decoder.onnx", [OF_ANOTHER_CHECKPOINT])
     with pytest.raises(CheckFailed, match=r"decoder\.onnx was exported from other\.pth, not from tiny\.pth"):
         Verifier(CHECKPOINT, folder / "encoder.onnx", tmp_path / "decoder.onnx")
 
