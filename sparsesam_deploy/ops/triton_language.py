@@ -59,7 +59,7 @@ def require_triton() -> None:
 
 
 @jit
-def dot(a: Any, b: Any, acc: Any, PRECISION: tl.constexpr) -> Any:
+def dot(a, b, acc, PRECISION: tl.constexpr):
     """a @ b + acc in float32; ``PRECISION`` matters for float32 inputs alone."""
     if INTERPRETED:  # the interpreter of Triton 3.9 multiplies the bit patterns of bfloat16
         a, b = a.to(tl.float32), b.to(tl.float32)

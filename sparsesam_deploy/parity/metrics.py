@@ -21,7 +21,7 @@ def relative_l2(actual: A, expected: A, base: A | None = None) -> float:
     infinity: they must never pass a threshold.
     """
     difference, size = _distance(actual, expected), _distance(expected, 0 if base is None else base)
-    ratio = difference / max(size, np.finfo(np.float64).tiny)
+    ratio = difference / max(size, float(np.finfo(np.float64).tiny))
     return float(ratio) if np.isfinite(size) and np.isfinite(ratio) else float("inf")
 
 

@@ -137,7 +137,7 @@ class OnnxRuntimeBackend(Backend):
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {provider}"
 
     def new_run(self) -> Run:
-        if self.session is not None:
+        if self.device.type == "cpu" and self.session is not None:
             return partial(self._encode, self.session)
         stream = torch.cuda.current_stream(self.device).cuda_stream
         options = {"device_id": str(self.device.index), "user_compute_stream": str(stream), "use_tf32": "0"}

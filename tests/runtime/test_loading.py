@@ -126,8 +126,8 @@ def torchs_own_choice():
 def test_torch_on_a_gpu_computes_in_full_float32(dense, torchs_own_choice):
     """And leaves torch's own choice as it was."""
     backend, cudnn, seen = load(dense.folder, "torch", "cpu")._backend, torch.backends.cudnn, []
-    encode = backend.encoder.forward
-    backend.encoder.forward = lambda image: seen.append((cudnn.conv.fp32_precision, cudnn.allow_tf32)) or encode(image)
+    encode = backend.encoder.encode
+    backend.encoder.encode = lambda image: seen.append((cudnn.conv.fp32_precision, cudnn.allow_tf32)) or encode(image)
     backend.device = torch.device("cuda", 0)
     before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32
     backend.new_run()(random_image())

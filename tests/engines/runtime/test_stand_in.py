@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sparsesam_deploy.engines.manifest import EngineManifest
+from sparsesam_deploy.engines.manifest import EngineManifest, ParitySummary
 from sparsesam_deploy.model.decoder import SamDecoder
 from tests.engines.runtime.conftest import run
 from tests.engines.runtime.folders import ENCODER, HQ_DECODER, HQ_ENCODER, LIBRARY, make_folder
@@ -30,7 +30,7 @@ def test_engines_under_sanitisers(sanitised_build, tmp_path):
     make_folder(tmp_path / "host_code", encoder="host_code\n" + ENCODER)
     make_folder(tmp_path / "broken_engine", encoder="\x7fELF is no engine")
     make_folder(tmp_path / "broken_plugin", library="a broken library")
-    make_folder(tmp_path / "failed_parity", parity={"passed": False})
+    make_folder(tmp_path / "failed_parity", parity=ParitySummary(passed=False))
     strict = {"ASAN_OPTIONS": "detect_stack_use_after_return=1"}  # a log scope left behind is such a use
     done = run(sanitised_build / "tests" / "engine_tests", tmp_path, env=strict)
     assert (done.returncode, done.stdout) == (0, "engine tests passed\n"), done.stderr
