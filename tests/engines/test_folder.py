@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 import sparsesam_deploy
+from sparsesam_deploy.accuracy.evaluation.variants import exported_variant
 from sparsesam_deploy.engines.folder import BuildFolder
 from sparsesam_deploy.engines.manifest import MANIFEST, FileRecord
 from sparsesam_deploy.engines.options import EngineOptions
@@ -127,10 +128,15 @@ def write_triton_repository(folder: Path) -> None:
     write_repository([folder], folder.parent / "repository", ServingOptions(), stages)
 
 
+def evaluate(folder: Path) -> None:
+    exported_variant(folder, LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth"), "onnxruntime", None)
+
+
 LOADERS = {
     "folder": lambda folder: BuildFolder.of(folder).read(),
     "load": lambda folder: sparsesam_deploy.load(folder, "onnxruntime", "cpu"),
     "triton": write_triton_repository,
+    "evaluate": evaluate,
 }
 
 

@@ -106,9 +106,11 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: BackendName, devi
     """The encoder exported into ``folder``, which must come from ``loaded``.
 
     Raises:
-        CheckFailed: it comes from another checkpoint.
+        CheckFailed: it comes from another checkpoint, or is a build that failed its parity check.
     """
     exported = BuildFolder.of(folder)
+    if exported.manifest_path.exists():  # an export has none
+        exported.read()
     _, metadata = load_exported(exported.encoder_onnx, "encoder")
     if metadata["checkpoint"]["sha256"] != loaded.sha256:
         raise CheckFailed(
