@@ -22,7 +22,7 @@ from sparsesam_deploy.accuracy.data.mirrored import Mirrored
 from sparsesam_deploy.accuracy.evaluation.judge import Judge
 from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
 from sparsesam_deploy.accuracy.evaluation.run import DOCUMENT, evaluate
-from sparsesam_deploy.accuracy.evaluation.scoring import Subject
+from sparsesam_deploy.accuracy.evaluation.scoring import Comparison
 from sparsesam_deploy.accuracy.evaluation.variants import dense_variant, torch_variant
 from sparsesam_deploy.accuracy.report.records import Evaluation, Interval, VariantResult
 from sparsesam_deploy.artifacts import output_file
@@ -107,11 +107,11 @@ def beyond() -> dict[str, SparsityConfig]:
     }
 
 
-def subject(loaded: LoadedSam, choices: dict[str, SparsityConfig]) -> Subject:
+def comparison(loaded: LoadedSam, choices: dict[str, SparsityConfig]) -> Comparison:
     """Boxes and single masks of centre points, asked of each choice in plain PyTorch on the CPU."""
     dense = dense_variant(loaded, CPU)
     judge = Judge(loaded, dense.encode, [parse_prompt("box"), parse_prompt("center")], "single", CPU)
-    return Subject(dense, tuple(torch_variant(name, loaded, one, CPU) for name, one in choices.items()), judge)
+    return Comparison(dense, tuple(torch_variant(name, loaded, one, CPU) for name, one in choices.items()), judge)
 
 
 def holdout(symmetries: int = 1, half_size: bool = False) -> Mirrored:
@@ -165,7 +165,7 @@ def main(
     choices = {name: choice for name, choice in choices.items() if name in only or not only}
     loaded = load_nano()
     found = evaluate(
-        subject(loaded, choices), loaded, holdout(symmetries, half_size), output, Console(stderr=True), CPU
+        comparison(loaded, choices), loaded, holdout(symmetries, half_size), output, Console(stderr=True), CPU
     )
     if json_path:
         with output_file(json_path) as partial:

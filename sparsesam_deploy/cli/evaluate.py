@@ -88,7 +88,7 @@ def evaluate(
         require("--exported", "onnxruntime")
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.run import evaluate as run
-    from ..accuracy.evaluation.scoring import Subject
+    from ..accuracy.evaluation.scoring import Comparison
     from ..accuracy.evaluation.variants import dense_variant, unique_names
     from ..export.weights import Weights
     from ..progress import Stages
@@ -106,9 +106,9 @@ def evaluate(
     dense = dense_variant(loaded, place, torch_backend)
     variants = _variants(loaded, chosen, place, torch_backend)
     judge = Judge(loaded, dense.encode, prompts, chosen["point_mask"], place)
-    subject = Subject(dense, tuple(variants), judge)
-    unique_names(subject.all)
-    found = run(subject, loaded, dataset, output, progress, place, chosen["seed"], skip_bad, restart)
+    comparison = Comparison(dense, tuple(variants), judge)
+    unique_names(comparison.all)
+    found = run(comparison, loaded, dataset, output, progress, place, chosen["seed"], skip_bad, restart)
     lost = _lost(found, max_miou_drop)
     if as_json:
         document = {"passed": not lost, "failures": lost, "output": str(output), **found.model_dump(mode="json")}

@@ -104,7 +104,7 @@ def tune(
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.variants import dense_variant
     from ..accuracy.tuning.cost_table import CostTable
-    from ..accuracy.tuning.run import Setting
+    from ..accuracy.tuning.run import TuneInputs
     from ..accuracy.tuning.run import tune as run
     from ..accuracy.tuning.schedule import SearchSpace
     from ..accuracy.tuning.tuner import Budget
@@ -129,8 +129,8 @@ def tune(
     space = SearchSpace(loaded.config, routing)
     table = None if cost_table is None else CostTable.read(cost_table, space)
     judge = Judge(loaded, dense_variant(loaded, place, torch_backend).encode, prompts, chosen["point_mask"], place)
-    setting = Setting(loaded, space, judge, seen, unseen, place, torch_backend, chosen["seed"], skip_bad)
-    found = run(setting, Budget(max_miou_drop, target_ms, max_cost), table, output, progress, restart)
+    inputs = TuneInputs(loaded, space, judge, seen, unseen, place, torch_backend, chosen["seed"], skip_bad)
+    found = run(inputs, Budget(max_miou_drop, target_ms, max_cost), table, output, progress, restart)
     if as_json:
         click.echo(json.dumps({"output": str(output), **found.model_dump(mode="json")}, indent=2))
     else:

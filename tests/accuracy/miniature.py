@@ -16,7 +16,7 @@ from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
 from sparsesam_deploy.accuracy.evaluation.variants import torch_variant
 from sparsesam_deploy.accuracy.report.records import Tuning
 from sparsesam_deploy.accuracy.tuning.cost_table import CostTable
-from sparsesam_deploy.accuracy.tuning.run import Setting, tune
+from sparsesam_deploy.accuracy.tuning.run import TuneInputs, tune
 from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
 from sparsesam_deploy.accuracy.tuning.tuner import Budget
 from sparsesam_deploy.model.checkpoint import LoadedSam
@@ -45,15 +45,15 @@ def loaded() -> LoadedSam:
     return LoadedSam(random_sam(MINIATURE), MINIATURE, "0" * 64, "miniature")
 
 
-def setting(images: int = 4, space: SearchSpace = SPACE, **choices) -> Setting:
+def inputs(images: int = 4, space: SearchSpace = SPACE, **choices) -> TuneInputs:
     """Every second image is for the search, the others validate."""
     dense = torch_variant("dense", loaded(), DENSE, CPU)
     judge = Judge(loaded(), dense.encode, [parse_prompt("box")], "best", CPU)
     dataset = Pictures(images, **choices)
     seen, unseen = (Mirrored(Subset(dataset, range(first, images, 2)), 1) for first in (0, 1))
-    return Setting(loaded(), space, judge, seen, unseen, CPU, "reference", 0, True)
+    return TuneInputs(loaded(), space, judge, seen, unseen, CPU, "reference", 0, True)
 
 
-def run(folder: Path, budget: Budget, table: CostTable | None = None, one: Setting | None = None) -> Tuning:
+def run(folder: Path, budget: Budget, table: CostTable | None = None, one: TuneInputs | None = None) -> Tuning:
     """Tune into ``out`` in ``folder``."""
-    return tune(one or setting(), budget, table, folder / "out", Console(quiet=True))
+    return tune(one or inputs(), budget, table, folder / "out", Console(quiet=True))

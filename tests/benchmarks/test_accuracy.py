@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from benchmarks.accuracy import PUBLISHED, holdout, published_variants, subject
+from benchmarks.accuracy import PUBLISHED, comparison, holdout, published_variants
 from sparsesam_deploy.accuracy.evaluation.journal import Journal
 from sparsesam_deploy.accuracy.evaluation.scoring import run, summarise, write_objects
 from sparsesam_deploy.accuracy.report.records import VariantResult
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory) -> Journal:
     journal = Journal(tmp_path_factory.mktemp("published") / "journal", {})
-    judged = subject(load_nano(), {name: published_variants(DENSITY)[name] for name in ROWS})
+    judged = comparison(load_nano(), {name: published_variants(DENSITY)[name] for name in ROWS})
     run(judged, holdout(), journal, False, lambda count, words: None)
     return journal
 
 
 @pytest.fixture(scope="module")
 def results(journal) -> dict[str, VariantResult]:
-    judged = subject(load_nano(), {name: published_variants(DENSITY)[name] for name in ROWS})
+    judged = comparison(load_nano(), {name: published_variants(DENSITY)[name] for name in ROWS})
     summary, results = summarise(judged, holdout(), journal)
     assert (summary.images, summary.objects) == (12, 61)
     return {result.name: result for result in results}

@@ -20,14 +20,14 @@ from ..report import write_plots, write_report
 from ..report.records import Evaluation, RunProvenance
 from .gallery import CASES, pictures
 from .journal import Journal
-from .scoring import Subject, run, summarise, write_objects
+from .scoring import Comparison, run, summarise, write_objects
 
 JOURNAL = "evaluation.journal"
 DOCUMENT, OBJECTS, REPORT = "evaluation.json", "objects.csv", "report.html"
 
 
 def evaluate(
-    subject: Subject,
+    comparison: Comparison,
     loaded: LoadedSam,
     dataset: Mirrored,
     output: Path,
@@ -50,16 +50,16 @@ def evaluate(
     with output_folder(output) as folder:
         if restart:
             (output / JOURNAL).unlink(missing_ok=True)
-        journal = Journal(output / JOURNAL, _plan(subject, loaded, dataset))
+        journal = Journal(output / JOURNAL, _plan(comparison, loaded, dataset))
         if journal.done:
             console.print(f"going on with the {len(journal.done)} images of {output / JOURNAL}", highlight=False)
         with counted(console, "evaluate", len(dataset.names), len(journal.done)) as advance:
-            run(subject, dataset, journal, skip_bad, advance)
-        summary, variants = summarise(subject, dataset, journal)
+            run(comparison, dataset, journal, skip_bad, advance)
+        summary, variants = summarise(comparison, dataset, journal)
         document = Evaluation(
             provenance=provenance_of(loaded, seed, device, begun),
             dataset=summary,
-            prompts=tuple(kind.name for kind in subject.judge.prompts),
+            prompts=tuple(kind.name for kind in comparison.judge.prompts),
             variants=variants,
         )
         write_json(folder / DOCUMENT, document.model_dump(mode="json"))
@@ -67,7 +67,7 @@ def evaluate(
         write_plots(folder, document, None)
         with counted(console, "draw report", CASES) as advance:
             worst = {variant.name: variant.worst for variant in variants[1:]}
-            shown = pictures(subject.judge, subject.variants, dataset, worst, advance)
+            shown = pictures(comparison.judge, comparison.variants, dataset, worst, advance)
             write_report(folder / REPORT, document, None, *shown)
     (output / JOURNAL).unlink()
     return document
@@ -84,15 +84,15 @@ def provenance_of(loaded: LoadedSam, seed: int, device: torch.device, begun: flo
     )
 
 
-def _plan(subject: Subject, loaded: LoadedSam, dataset: Mirrored) -> dict[str, Any]:
+def _plan(comparison: Comparison, loaded: LoadedSam, dataset: Mirrored) -> dict[str, Any]:
     """Everything that figures depend on, so that a journal is only ever continued by the same evaluation."""
     return {
         "checkpoint": loaded.sha256,
         "data set": [dataset.fingerprint, dataset.symmetries, len(dataset.names)],
         "variants": {
-            variant.name: [asdict(variant.shape.sparsity), variant.encode.computed_by] for variant in subject.all
+            variant.name: [asdict(variant.shape.sparsity), variant.encode.computed_by] for variant in comparison.all
         },
-        "prompts": [repr(kind) for kind in subject.judge.prompts],
-        "point mask": subject.judge.point_mask,
+        "prompts": [repr(kind) for kind in comparison.judge.prompts],
+        "point mask": comparison.judge.point_mask,
         "versions": package_versions(),
     }

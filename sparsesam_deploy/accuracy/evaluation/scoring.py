@@ -26,7 +26,7 @@ Advance = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Comparison:
     """What is evaluated: variants of one checkpoint against its dense encoder, by ``judge``."""
 
     dense: Variant
@@ -38,7 +38,7 @@ class Subject:
         return (self.dense, *self.variants)
 
 
-def run(subject: Subject, dataset: Mirrored, journal: Journal, skip_bad: bool, advance: Advance) -> None:
+def run(comparison: Comparison, dataset: Mirrored, journal: Journal, skip_bad: bool, advance: Advance) -> None:
     """Judge every image of ``dataset`` that ``journal`` has not; one image is in memory at a time.
 
     Raises:
@@ -50,9 +50,9 @@ def run(subject: Subject, dataset: Mirrored, journal: Journal, skip_bad: bool, a
         if index in journal.done:
             continue
         advance(len(journal.done), name)
-        scene, problems = subject.judge.ask(dataset, index, skip_bad)
+        scene, problems = comparison.judge.ask(dataset, index, skip_bad)
         entry = {"image": name, "source": dataset.source(index), "problems": problems}
-        journal.add(index, entry if scene is None else entry | _judged(subject, scene))
+        journal.add(index, entry if scene is None else entry | _judged(comparison, scene))
     advance(len(journal.done), "")
 
 
@@ -70,13 +70,13 @@ def refuse_skipped(journal: Journal) -> None:
                 )
 
 
-def _judged(subject: Subject, scene: Scene) -> dict[str, Any]:
-    figures = {subject.dense.name: {"error": 0.0, "prompts": _rounded(subject.judge.figures(scene, None))}}
-    for variant in subject.variants:
+def _judged(comparison: Comparison, scene: Scene) -> dict[str, Any]:
+    figures = {comparison.dense.name: {"error": 0.0, "prompts": _rounded(comparison.judge.figures(scene, None))}}
+    for variant in comparison.variants:
         outputs = variant.encode(scene.image.tensor)
         figures[variant.name] = {
-            "error": subject.judge.embedding_error(scene, outputs),
-            "prompts": _rounded(subject.judge.figures(scene, outputs)),
+            "error": comparison.judge.embedding_error(scene, outputs),
+            "prompts": _rounded(comparison.judge.figures(scene, outputs)),
         }
     return {"objects": scene.objects, "areas": scene.areas.tolist(), "figures": figures}
 
@@ -130,7 +130,7 @@ class _Totals:
 
 
 def summarise(
-    subject: Subject, dataset: Mirrored, journal: Journal
+    comparison: Comparison, dataset: Mirrored, journal: Journal
 ) -> tuple[DatasetSummary, tuple[VariantResult, ...]]:
     """Means, intervals and worst cases of what is in ``journal``.
 
@@ -138,14 +138,14 @@ def summarise(
         InvalidInput: not one image could be used.
     """
     images: Images = {}
-    totals = {variant.name: _Totals(images) for variant in subject.all}
+    totals = {variant.name: _Totals(images) for variant in comparison.all}
     objects, skipped = 0, []
     for entry in journal.entries():
         skipped += entry["problems"]
         if "figures" not in entry:
             continue
         objects += len(entry["objects"])
-        dense = entry["figures"][subject.dense.name]
+        dense = entry["figures"][comparison.dense.name]
         for name, own in entry["figures"].items():
             totals[name].add(entry, own, dense)
     if not images:
@@ -160,7 +160,7 @@ def summarise(
         left_out=dataset.left_out,
         skipped=tuple(skipped),
     )
-    return summary, tuple(_result(variant, subject.dense, totals[variant.name]) for variant in subject.all)
+    return summary, tuple(_result(variant, comparison.dense, totals[variant.name]) for variant in comparison.all)
 
 
 def _result(variant: Variant, dense: Variant, totals: _Totals) -> VariantResult:

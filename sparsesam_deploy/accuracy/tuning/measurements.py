@@ -35,14 +35,14 @@ SCENES_KEPT = 32
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScheduledSparsity:
     """One choice to try; blocks before ``first_thinned`` compute what the dense ones do."""
 
     sparsity: SparsityConfig
     first_thinned: int = 0
 
     @classmethod
-    def of(cls, schedule: Schedule) -> Candidate:
+    def of(cls, schedule: Schedule) -> ScheduledSparsity:
         return cls(schedule.sparsity, schedule.first_thinned)
 
     @property
@@ -52,8 +52,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What one candidate loses on a set of images: ``loss`` of mean IoU to the truth, ``disagreement`` with dense."""
+class Measurement:
+    """What one schedule loses on a set of images: ``loss`` of mean IoU to the truth, ``disagreement`` with dense."""
 
     loss: Interval
     disagreement: Interval
@@ -61,8 +61,8 @@ class Trial:
     """Change of IoU from dense, by image, over all objects and prompts; kept for paired comparisons."""
 
 
-class Trials:
-    """Tries candidates on ``dataset``, each candidate on each image once; at most 32 images are in memory."""
+class Measurements:
+    """Measures schedules on ``dataset``, each schedule on each image once; at most 32 images are in memory."""
 
     def __init__(
         self,
@@ -83,35 +83,37 @@ class Trials:
         found = {entry["index"]: entry for entry in journal.entries()}
         self._found = {key: entry for key, entry in found.items() if key.partition(" ")[2] in mine}
 
-    def __call__(self, candidates: Sequence[Candidate], advance: Advance = lambda count, words: None) -> list[Trial]:
-        """Figures of each candidate over all images.
+    def __call__(
+        self, schedules: Sequence[ScheduledSparsity], advance: Advance = lambda count, words: None
+    ) -> list[Measurement]:
+        """Figures of each schedule over all images.
 
         Raises:
             InvalidInput: an image or label cannot be used and ``skip_bad`` is not set, or none can.
         """
         done = 0
         for index, name in enumerate(self.dataset.names):
-            missing = [one for one in candidates if self._key(one, index) not in self._found]
-            done += len(candidates) - len(missing)
+            missing = [one for one in schedules if self._key(one, index) not in self._found]
+            done += len(schedules) - len(missing)
             if missing:
                 for count, (one, entry) in enumerate(self._judged(index, missing), start=1):
                     self._keep(self._key(one, index), entry)
                     advance(done + count, name)
                 done += len(missing)
-        return [self._trial(one) for one in candidates]
+        return [self._measurement(one) for one in schedules]
 
-    def usable(self, candidate: Candidate) -> dict[int, int]:
-        """How many objects there are on each image that could be used, by its position; ``candidate`` was tried."""
-        return {index: len(entry["objects"]) for index, entry in self._entries(candidate)}
+    def usable(self, scheduled: ScheduledSparsity) -> dict[int, int]:
+        """How many objects there are on each image that could be used, by its position; ``scheduled`` was measured."""
+        return {index: len(entry["objects"]) for index, entry in self._entries(scheduled)}
 
-    def worst(self, candidate: Candidate) -> list[Worst]:
-        """The objects on which ``candidate``, which was tried, lost most, the worst first."""
-        return worst_first(one for index, entry in self._entries(candidate) for one in self._lost(index, entry))
+    def worst(self, scheduled: ScheduledSparsity) -> list[Worst]:
+        """The objects on which ``scheduled``, which was measured, lost most, the worst first."""
+        return worst_first(one for index, entry in self._entries(scheduled) for one in self._lost(index, entry))
 
-    def _entries(self, candidate: Candidate) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _entries(self, scheduled: ScheduledSparsity) -> Iterator[tuple[int, dict[str, Any]]]:
         """What was found on each image that could be used, by its position."""
         for index in range(len(self.dataset.names)):
-            entry = self._found[self._key(candidate, index)]
+            entry = self._found[self._key(scheduled, index)]
             if "objects" in entry:
                 yield index, entry
 
@@ -134,16 +136,18 @@ class Trials:
         return list(dict.fromkeys(problem for entry in self._found.values() for problem in entry["problems"]))
 
     @torch.inference_mode()
-    def _judged(self, index: int, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, dict[str, Any]]]:
-        """Each candidate with its figures on image ``index``; without figures if the image cannot be used."""
+    def _judged(
+        self, index: int, schedules: Sequence[ScheduledSparsity]
+    ) -> Iterator[tuple[ScheduledSparsity, dict[str, Any]]]:
+        """Each schedule with its figures on image ``index``; without figures if the image cannot be used."""
         scene, problems = self._scene(index)
         if scene is None:
-            yield from ((one, {"problems": problems}) for one in candidates)
+            yield from ((one, {"problems": problems}) for one in schedules)
             return
         image = scene.image.tensor.to(self.device)
-        dense = list(self._dense_streams(image, max(one.first_thinned for one in candidates)))
+        dense = list(self._dense_streams(image, max(one.first_thinned for one in schedules)))
         reference = {"objects": scene.objects, "dense_iou": _joined(self.judge.figures(scene, None), "iou")}
-        for one in candidates:
+        for one in schedules:
             outputs = outputs_from(self._encoder(one.sparsity), dense, one.first_thinned)
             found = self.judge.figures(scene, outputs)
             yield one, {"problems": problems, **reference, **{name: _joined(found, name) for name in OWN_FIGURES}}
@@ -153,7 +157,7 @@ class Trials:
         return islice(self._encoder(DENSE).streams(image), count + 1)
 
     def _scene(self, index: int) -> tuple[Scene | None, list[str]]:
-        """What is asked about image ``index``, kept for the next candidates."""
+        """What is asked about image ``index``, kept for the next schedules."""
         if index not in self._scenes:
             if len(self._scenes) == SCENES_KEPT:
                 del self._scenes[min(self._scenes)]
@@ -164,25 +168,25 @@ class Trials:
         encoder = SparseSamEncoder(self.loaded.sam.image_encoder, self.loaded.config, sparsity, backend=self.backend)
         return encoder.to(self.device).eval()
 
-    def _key(self, candidate: Candidate, index: int) -> str:
-        return f"{candidate.key} {self.dataset.names[index]}"
+    def _key(self, scheduled: ScheduledSparsity, index: int) -> str:
+        return f"{scheduled.key} {self.dataset.names[index]}"
 
     def _keep(self, key: str, entry: dict[str, Any]) -> None:
         self.journal.add(key, entry)
         self._found[key] = entry
 
-    def _trial(self, candidate: Candidate) -> Trial:
+    def _measurement(self, scheduled: ScheduledSparsity) -> Measurement:
         images: Images = {}
         losses, disagreements = Sample(images), Sample(images)
         changes: dict[str, list[float]] = {}
-        for index, entry in self._entries(candidate):
+        for index, entry in self._entries(scheduled):
             change, image = np.subtract(entry["iou"], entry["dense_iou"]), self.dataset.source(index)
             losses.add(image, -change)
             disagreements.add(image, 1 - np.array(entry["agreement"]))
             changes.setdefault(image, []).extend(change.tolist())
         if not changes:
             raise InvalidInput(f"no image of {self.dataset.description} could be used: {self.problems[0]}")
-        return Trial(losses.interval(), disagreements.interval(), changes)
+        return Measurement(losses.interval(), disagreements.interval(), changes)
 
 
 def _joined(figures: dict[str, Figures], name: str) -> list[float]:
@@ -200,7 +204,7 @@ def outputs_from(encoder: SparseSamEncoder, dense: Sequence[Tensor], start: int)
     return encoder.outputs_of(streams).map(as_array)
 
 
-def paired(one: Trial, other: Trial) -> Interval:
+def paired(one: Measurement, other: Measurement) -> Interval:
     """Mean IoU of ``one`` minus that of ``other`` on the same objects, with its interval over images."""
     sample = Sample({})
     for image, values in one.change.items():

@@ -28,16 +28,16 @@ from ..evaluation.variants import torch_variant
 from ..report import Case, KeptTokens, write_plots, write_report
 from ..report.records import DatasetSummary, RunProvenance, Tuning
 from .cost_table import CostTable, counted_table, measured_table
-from .measurements import Trials, paired
+from .measurements import Measurements, paired
 from .schedule import SearchSpace
-from .tuner import Budget, Point, Search, Tuner
+from .tuner import Budget, MeasuredSchedule, Search, Tuner
 
 JOURNAL = "tuning.journal"
 DOCUMENT, PARETO, RECIPE, COSTS, REPORT = "tuning.json", "pareto.csv", "recipe.toml", "cost_table.json", "report.html"
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class TuneInputs:
     """What is tuned, on what, where: ``calibration`` and ``validation`` have no image in common."""
 
     loaded: LoadedSam
@@ -52,7 +52,7 @@ class Setting:
 
 
 def tune(
-    setting: Setting,
+    inputs: TuneInputs,
     budget: Budget,
     table: CostTable | None,
     output: Path,
@@ -69,67 +69,67 @@ def tune(
         CheckFailed: no schedule that was evaluated meets the budget.
         InvalidInput: an unusable image or label; the journal is of another run; ``output`` cannot be written.
     """
-    begun, loaded = time.monotonic(), setting.loaded
+    begun, loaded = time.monotonic(), inputs.loaded
     with output_folder(output) as folder:
         if restart:
             (output / JOURNAL).unlink(missing_ok=True)
-        journal = Journal(output / JOURNAL, _plan(setting))
+        journal = Journal(output / JOURNAL, _plan(inputs))
         calibration, validation = (
-            Trials(loaded, setting.judge, dataset, journal, setting.skip_bad, setting.device, setting.backend)
-            for dataset in (setting.calibration, setting.validation)
+            Measurements(loaded, inputs.judge, dataset, journal, inputs.skip_bad, inputs.device, inputs.backend)
+            for dataset in (inputs.calibration, inputs.validation)
         )
         if table is None:
-            table = _table(setting, budget, console)
-        tuner = Tuner(loaded, setting.space, calibration, validation, table, budget, console)
+            table = _table(inputs, budget, console)
+        tuner = Tuner(loaded, inputs.space, calibration, validation, table, budget, console)
         search = tuner.search()
         chosen = tuner.choose(search)
         compared = tuner.uniform(chosen)
-        provenance = provenance_of(loaded, setting.seed, setting.device, begun)
-        document = _document(provenance, setting, calibration, validation, budget, table, search, chosen, compared)
+        provenance = provenance_of(loaded, inputs.seed, inputs.device, begun)
+        document = _document(provenance, inputs, calibration, validation, budget, table, search, chosen, compared)
         write_json(folder / DOCUMENT, document.model_dump(mode="json"))
         write_json(folder / COSTS, table.model_dump(mode="json"))
         _write_pareto(document, folder / PARETO)
         (folder / RECIPE).write_text(recipe(document, chosen), encoding="utf-8")
         write_plots(folder, None, document)
         with counted(console, "draw report", CASES) as advance:
-            write_report(folder / REPORT, None, document, *_pictures(setting, validation, chosen, advance))
+            write_report(folder / REPORT, None, document, *_pictures(inputs, validation, chosen, advance))
     return document
 
 
-def _plan(setting: Setting) -> dict[str, Any]:
-    """Everything that a trial's figures depend on; the budget is not of it, so that another one can reuse them."""
+def _plan(inputs: TuneInputs) -> dict[str, Any]:
+    """Everything that measurements depend on; the budget is not of it, so that another one can reuse them."""
     return {
-        "checkpoint": setting.loaded.sha256,
-        "calibration": [setting.calibration.fingerprint, *setting.calibration.names],
-        "validation": [setting.validation.fingerprint, len(setting.validation.names)],
-        "prompts": [repr(kind) for kind in setting.judge.prompts],
-        "point mask": setting.judge.point_mask,
-        "computed by": [str(setting.device), setting.backend, package_versions()],
-        "routing": setting.space.routing,
-        "ladders": {knob: list(ladder) for knob, ladder in setting.space.ladders.items()},
+        "checkpoint": inputs.loaded.sha256,
+        "calibration": [inputs.calibration.fingerprint, *inputs.calibration.names],
+        "validation": [inputs.validation.fingerprint, len(inputs.validation.names)],
+        "prompts": [repr(kind) for kind in inputs.judge.prompts],
+        "point mask": inputs.judge.point_mask,
+        "computed by": [str(inputs.device), inputs.backend, package_versions()],
+        "routing": inputs.space.routing,
+        "ladders": {knob: list(ladder) for knob, ladder in inputs.space.ladders.items()},
     }
 
 
-def _table(setting: Setting, budget: Budget, console: Console) -> CostTable:
+def _table(inputs: TuneInputs, budget: Budget, console: Console) -> CostTable:
     if budget.target_ms is None:
-        return counted_table(setting.loaded, setting.space)
-    dtype = torch.float16 if setting.device.type == "cuda" else torch.float32
+        return counted_table(inputs.loaded, inputs.space)
+    dtype = torch.float16 if inputs.device.type == "cuda" else torch.float32
     with Stages(console)("measure costs") as advance:
-        return measured_table(setting.loaded, setting.space, setting.device, setting.backend, dtype, advance)
+        return measured_table(inputs.loaded, inputs.space, inputs.device, inputs.backend, dtype, advance)
 
 
 def _document(
     provenance: RunProvenance,
-    setting: Setting,
-    calibration: Trials,
-    validation: Trials,
+    inputs: TuneInputs,
+    calibration: Measurements,
+    validation: Measurements,
     budget: Budget,
     table: CostTable,
     search: Search,
-    chosen: Point,
-    compared: Point,
+    chosen: MeasuredSchedule,
+    compared: MeasuredSchedule,
 ) -> Tuning:
-    truth = "to the ground truth" if setting.calibration.has_truth else "to the dense encoder's masks"
+    truth = "to the ground truth" if inputs.calibration.has_truth else "to the dense encoder's masks"
     points = [*search.points, compared]
     assert chosen.validation is not None and compared.validation is not None
     return Tuning(
@@ -139,7 +139,7 @@ def _document(
         budget={name: value for name, value in vars(budget).items() if value is not None},
         cost_measure=table.measure,
         loss_is=f"drop of mean IoU {truth}, from the dense encoder's on the same prompts",
-        prompts=tuple(kind.name for kind in setting.judge.prompts),
+        prompts=tuple(kind.name for kind in inputs.judge.prompts),
         sensitivities=tuple(search.sensitivities),
         steps=tuple(search.steps),
         points=tuple(point.result() for point in points),
@@ -149,8 +149,8 @@ def _document(
     )
 
 
-def _summary(trials: Trials, chosen: Point) -> DatasetSummary:
-    dataset, usable = trials.dataset, trials.usable(chosen.candidate)
+def _summary(measurements: Measurements, chosen: MeasuredSchedule) -> DatasetSummary:
+    dataset, usable = measurements.dataset, measurements.usable(chosen.scheduled)
     return DatasetSummary(
         description=dataset.description,
         fingerprint=dataset.fingerprint,
@@ -159,7 +159,7 @@ def _summary(trials: Trials, chosen: Point) -> DatasetSummary:
         objects=sum(usable.values()),
         symmetries=dataset.symmetries,
         left_out=dataset.left_out,
-        skipped=tuple(trials.problems),
+        skipped=tuple(measurements.problems),
     )
 
 
@@ -176,10 +176,10 @@ def _write_pareto(document: Tuning, path: Path) -> None:
             writer.writerow((point.name, *costs, seen.mean, seen.low, seen.high, *of_validation))
 
 
-def recipe(document: Tuning, chosen: Point) -> str:
+def recipe(document: Tuning, chosen: MeasuredSchedule) -> str:
     """The TOML recipe that `build` takes, with what it promises in its comments."""
     assert chosen.validation is not None
-    sparsity, loss = chosen.candidate.sparsity, chosen.validation.loss
+    sparsity, loss = chosen.scheduled.sparsity, chosen.validation.loss
     written = tomlkit.document()
     for line in (
         document.provenance.command,
@@ -202,9 +202,9 @@ def _one_line(text: str) -> str:
 
 
 def _pictures(
-    setting: Setting, validation: Trials, chosen: Point, advance: Advance
+    inputs: TuneInputs, validation: Measurements, chosen: MeasuredSchedule, advance: Advance
 ) -> tuple[list[Case], list[KeptTokens]]:
     """The objects on which the chosen schedule lost most of those that the search did not see, and what it keeps."""
-    variant = torch_variant(chosen.name, setting.loaded, chosen.candidate.sparsity, setting.device, setting.backend)
-    worst = {variant.name: validation.worst(chosen.candidate)}
-    return pictures(setting.judge, [variant], setting.validation, worst, advance)
+    variant = torch_variant(chosen.name, inputs.loaded, chosen.scheduled.sparsity, inputs.device, inputs.backend)
+    worst = {variant.name: validation.worst(chosen.scheduled)}
+    return pictures(inputs.judge, [variant], inputs.validation, worst, advance)

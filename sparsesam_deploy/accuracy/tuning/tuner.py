@@ -15,7 +15,7 @@ from ..evaluation.multiplications import cost_of_choice
 from ..report.records import Cost, ParetoPoint, Sensitivity, Step
 from .cost_table import CostTable
 from .descent import Descender, Descent, sensitivity, single_moves
-from .measurements import Candidate, Trial, Trials
+from .measurements import Measurement, Measurements, ScheduledSparsity
 from .schedule import Schedule, SearchSpace
 
 STRIDE = 0.02
@@ -41,19 +41,19 @@ class Budget:
 
 
 @dataclass
-class Point:
+class MeasuredSchedule:
     """A schedule that was evaluated on the calibration images, and perhaps on those for validation."""
 
     name: str
-    candidate: Candidate
+    scheduled: ScheduledSparsity
     cost: Cost
-    calibration: Trial
-    validation: Trial | None = None
+    calibration: Measurement
+    validation: Measurement | None = None
 
     def result(self) -> ParetoPoint:
         return ParetoPoint(
             name=self.name,
-            settings=asdict(self.candidate.sparsity),
+            settings=asdict(self.scheduled.sparsity),
             cost=self.cost,
             calibration=self.calibration.loss,
             validation=None if self.validation is None else self.validation.loss,
@@ -65,7 +65,7 @@ class Search:
     """What the search found, in order; ``points`` start with the dense encoder."""
 
     sensitivities: list[Sensitivity]
-    points: list[Point]
+    points: list[MeasuredSchedule]
     steps: list[Step] = field(default_factory=list)
 
 
@@ -79,8 +79,8 @@ class Tuner:
         self,
         loaded: LoadedSam,
         space: SearchSpace,
-        calibration: Trials,
-        validation: Trials,
+        calibration: Measurements,
+        validation: Measurements,
         table: CostTable,
         budget: Budget,
         console: Console,
@@ -97,34 +97,34 @@ class Tuner:
         """Measure what each knob costs alone, then follow the cheapest moves down and measure on the way."""
         self._check_budget()
         moves = single_moves(self.space)
-        candidates = [Candidate.of(self.dense.after(move)) for move in moves]
-        with self._counted("sensitivity of blocks", self.calibration, len(candidates)) as advance:
-            trials = self.calibration(candidates, advance)
+        schedules = [ScheduledSparsity.of(self.dense.after(move)) for move in moves]
+        with self._counted("sensitivity of blocks", self.calibration, len(schedules)) as advance:
+            measurements = self.calibration(schedules, advance)
         found = Search(
             [
-                sensitivity(move, trial.disagreement.mean, self.table, self.dense_cost)
-                for move, trial in zip(moves, trials, strict=True)
+                sensitivity(move, measurement.disagreement.mean, self.table, self.dense_cost)
+                for move, measurement in zip(moves, measurements, strict=True)
             ],
-            [self._point("dense", Candidate.of(self.dense), self._priced(self.dense))],
+            [self._measured("dense", ScheduledSparsity.of(self.dense), self._priced(self.dense))],
         )
         measured_at, over = self.dense_cost, 0
         goal, before = self.lowest_cost if self.budget.cost is None else self.budget.cost, self.dense_cost
         with counted(self.console, "search", PERCENT) as advance:
             for number, descent in enumerate(Descender(found.sensitivities, self.table, self.space), start=1):
                 arrived = self.budget.cost is not None and descent.cost <= self.budget.cost
-                trial = None
+                measurement = None
                 if arrived or measured_at - descent.cost >= STRIDE * self.dense_cost:
-                    point = self._point(
-                        f"step {number}", Candidate.of(descent.schedule), self._priced(descent.schedule)
+                    point = self._measured(
+                        f"step {number}", ScheduledSparsity.of(descent.schedule), self._priced(descent.schedule)
                     )
                     found.points.append(point)
-                    measured_at, trial = descent.cost, point.calibration
+                    measured_at, measurement = descent.cost, point.calibration
                     way = (self.dense_cost - descent.cost) / (self.dense_cost - goal)
                     advance(round(PERCENT * min(way, 1)), f"step {number}, cost {descent.cost / self.dense_cost:.2f}")
-                found.steps.append(self._step(number, descent, before, trial))
+                found.steps.append(self._step(number, descent, before, measurement))
                 before = descent.cost
-                if trial is not None:
-                    over = over + 1 if self._over(trial) else 0
+                if measurement is not None:
+                    over = over + 1 if self._over(measurement) else 0
                 if arrived or over == PATIENCE:
                     break
         return found
@@ -139,8 +139,8 @@ class Tuner:
         if self.budget.cost < self.lowest_cost:
             raise InvalidInput(f"{self.budget.cost:g} {words} cannot be reached; the least is {self.lowest_cost:.3g}.")
 
-    def _point(self, name: str, candidate: Candidate, cost: Cost) -> Point:
-        return Point(name, candidate, cost, self.calibration([candidate])[0])
+    def _measured(self, name: str, scheduled: ScheduledSparsity, cost: Cost) -> MeasuredSchedule:
+        return MeasuredSchedule(name, scheduled, cost, self.calibration([scheduled])[0])
 
     def _priced(self, schedule: Schedule) -> Cost:
         """Counted work, and the table's milliseconds where it has some."""
@@ -149,21 +149,21 @@ class Tuner:
             return work
         return work.model_copy(update={"ms": self.table.total(schedule, self.space)})
 
-    def _step(self, number: int, descent: Descent, before: float, trial: Trial | None) -> Step:
+    def _step(self, number: int, descent: Descent, before: float, measurement: Measurement | None) -> Step:
         return Step(
             number=number,
             **vars(descent.move),
             saved=(before - descent.cost) / self.dense_cost,
             cost=self._priced(descent.schedule),
             predicted=descent.predicted,
-            disagreement=None if trial is None else trial.disagreement.mean,
-            loss=None if trial is None else trial.loss,
+            disagreement=None if measurement is None else measurement.disagreement.mean,
+            loss=None if measurement is None else measurement.loss,
         )
 
-    def _over(self, trial: Trial) -> bool:
-        return self.budget.max_miou_drop is not None and trial.loss.mean > self.budget.max_miou_drop
+    def _over(self, measurement: Measurement) -> bool:
+        return self.budget.max_miou_drop is not None and measurement.loss.mean > self.budget.max_miou_drop
 
-    def choose(self, found: Search) -> Point:
+    def choose(self, found: Search) -> MeasuredSchedule:
         """The schedule to build: within the budget on the calibration images and on those it has not seen.
 
         With a cost to reach it is the first measured one that does; else the cheapest within the loss. Where the
@@ -201,24 +201,24 @@ class Tuner:
         }
         return " and ".join(words.format(value) for words, value in asked.items() if value is not None)
 
-    def validate(self, point: Point) -> Trial:
+    def validate(self, point: MeasuredSchedule) -> Measurement:
         """Evaluate ``point`` on the images that the search did not see."""
         with self._counted(f"validate {point.name}", self.validation, 1) as advance:
-            (trial,) = self.validation([point.candidate], advance)
-        point.validation = trial
-        return trial
+            (measurement,) = self.validation([point.scheduled], advance)
+        point.validation = measurement
+        return measurement
 
-    def uniform(self, chosen: Point) -> Point:
+    def uniform(self, chosen: MeasuredSchedule) -> MeasuredSchedule:
         """One density for all blocks, the lowest that costs no less than ``chosen``; evaluated like it."""
         for density, schedule in self.space.uniform():
             name, cost = f"uniform {density:g}", self._priced(schedule)
             if self._unit(cost) >= self._unit(chosen.cost):
                 break
-        point = self._point(name, Candidate.of(schedule), cost)
+        point = self._measured(name, ScheduledSparsity.of(schedule), cost)
         self.validate(point)
         return point
 
     @contextmanager
-    def _counted(self, name: str, trials: Trials, candidates: int) -> Iterator[Callable[[int, str], None]]:
-        with counted(self.console, name, candidates * len(trials.dataset.names)) as advance:
+    def _counted(self, name: str, measurements: Measurements, schedules: int) -> Iterator[Callable[[int, str], None]]:
+        with counted(self.console, name, schedules * len(measurements.dataset.names)) as advance:
             yield advance

@@ -11,7 +11,7 @@ from sparsesam_deploy.accuracy.evaluation import scoring
 from sparsesam_deploy.accuracy.evaluation.journal import Journal
 from sparsesam_deploy.accuracy.evaluation.judge import Judge
 from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
-from sparsesam_deploy.accuracy.evaluation.scoring import Subject
+from sparsesam_deploy.accuracy.evaluation.scoring import Comparison
 from sparsesam_deploy.accuracy.evaluation.variants import torch_variant
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
@@ -41,9 +41,9 @@ def test_figures_are_those_of_the_authors_decoder(tmp_path):
         for name, sparsity in (("dense", DENSE), ("sparse", SparsityConfig(0.05, (0.3, 0.3))))
     )
     judge = Judge(loaded, dense.encode, [parse_prompt(kind) for kind in KINDS], "best", CPU)
-    subject, dataset, journal = Subject(dense, (sparse,), judge), pictures(1), Journal(tmp_path / "journal", {})
-    scoring.run(subject, dataset, journal, False, lambda count, words: None)
-    _, (of_dense, of_sparse) = scoring.summarise(subject, dataset, journal)
+    comparison, dataset, journal = Comparison(dense, (sparse,), judge), pictures(1), Journal(tmp_path / "journal", {})
+    scoring.run(comparison, dataset, journal, False, lambda count, words: None)
+    _, (of_dense, of_sparse) = scoring.summarise(comparison, dataset, journal)
     predictor, item = pytest.importorskip("segment_anything_hq").SamPredictor(authors_model(loaded.sam)), picture(0)
     for kind, before, score in zip(KINDS, of_dense.scores, of_sparse.scores, strict=True):
         expected_before, expected = (

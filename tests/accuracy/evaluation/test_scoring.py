@@ -17,7 +17,7 @@ from sparsesam_deploy.accuracy.evaluation.journal import Journal
 from sparsesam_deploy.accuracy.evaluation.judge import Judge
 from sparsesam_deploy.accuracy.evaluation.objects import DenseObjects
 from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
-from sparsesam_deploy.accuracy.evaluation.scoring import Subject
+from sparsesam_deploy.accuracy.evaluation.scoring import Comparison
 from sparsesam_deploy.accuracy.evaluation.variants import Variant, combinations, describe, torch_variant
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
@@ -39,7 +39,7 @@ def loaded() -> LoadedSam:
     return LoadedSam(random_sam(TINY), TINY, "0" * 64, "tiny")
 
 
-def subject(kinds=("box",), point_mask="best") -> Subject:
+def comparison(kinds=("box",), point_mask="best") -> Comparison:
     dense, variants = CheapEncoder(), {"near": CheapEncoder(0.1), "far": CheapEncoder(2.0)}
     sam = loaded().sam
 
@@ -48,7 +48,7 @@ def subject(kinds=("box",), point_mask="best") -> Subject:
 
     judge = Judge(loaded(), dense, [parse_prompt(kind) for kind in kinds], point_mask, CPU)
     thinned = [Variant(name, shape(SparsityConfig()), encoder) for name, encoder in variants.items()]
-    return Subject(Variant("dense", shape(DENSE), dense), tuple(thinned), judge)
+    return Comparison(Variant("dense", shape(DENSE), dense), tuple(thinned), judge)
 
 
 def journal(tmp_path) -> Journal:
@@ -56,7 +56,7 @@ def journal(tmp_path) -> Journal:
     return Journal(tmp_path / "journal", {"plan": 1})
 
 
-def run(one: Subject, dataset, kept: Journal, skip_bad: bool = False):
+def run(one: Comparison, dataset, kept: Journal, skip_bad: bool = False):
     scoring.run(one, dataset, kept, skip_bad, lambda count, words: None)
     return scoring.summarise(one, dataset, kept)
 
@@ -78,7 +78,7 @@ def band(mask: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("kinds", "point_mask"), [(KINDS, "best"), (("center",), "single")], ids=["best", "single"])
 def test_figures_are_those_of_independent_tools(tmp_path, kinds, point_mask):
-    one, dataset = subject(kinds, point_mask), pictures(1)
+    one, dataset = comparison(kinds, point_mask), pictures(1)
     _, results = run(one, dataset, journal(tmp_path))
     truth = picture(0).masks
     for noise, result in zip((0.0, 0.1, 2.0), results, strict=True):
@@ -97,7 +97,7 @@ def test_figures_are_those_of_independent_tools(tmp_path, kinds, point_mask):
 
 
 def test_the_dense_encoder_is_compared_with_itself(tmp_path):
-    _, (dense, near, far) = run(subject(), pictures(2), journal(tmp_path))
+    _, (dense, near, far) = run(comparison(), pictures(2), journal(tmp_path))
     assert [score.iou_change.mean for score in dense.scores] == [0]
     assert [score.agreement.mean for score in dense.scores] == [1]
     assert dense.embedding_error.mean == 0 < near.embedding_error.mean < far.embedding_error.mean
@@ -106,7 +106,7 @@ def test_the_dense_encoder_is_compared_with_itself(tmp_path):
 
 
 def test_embedding_error(tmp_path):
-    one = subject()
+    one = comparison()
     _, results = run(one, pictures(2), journal(tmp_path))
     expected = []
     for index in range(2):
@@ -127,12 +127,14 @@ class Interrupted(CheapEncoder):
 
 
 def test_a_killed_run_goes_on_and_finds_the_same(tmp_path):
-    whole = run(subject(), pictures(4), journal(tmp_path / "whole"))
-    one, dataset = subject(), pictures(4)
-    killed = Subject(one.dense, (Variant("near", one.variants[0].shape, Interrupted(0.1)), one.variants[1]), one.judge)
+    whole = run(comparison(), pictures(4), journal(tmp_path / "whole"))
+    one, dataset = comparison(), pictures(4)
+    killed = Comparison(
+        one.dense, (Variant("near", one.variants[0].shape, Interrupted(0.1)), one.variants[1]), one.judge
+    )
     with pytest.raises(KeyboardInterrupt):
         scoring.run(killed, dataset, journal(tmp_path / "parts"), False, lambda count, words: None)
-    again = subject()
+    again = comparison()
     found = run(again, dataset, journal(tmp_path / "parts"))
     assert again.dense.encode.calls == 2
     assert found == whole
@@ -143,8 +145,8 @@ def test_a_killed_run_goes_on_and_finds_the_same(tmp_path):
 )
 def test_what_cannot_be_used_is_refused_by_name_or_listed(tmp_path, choices, words):
     with pytest.raises(InvalidInput, match=f"{words}.*--skip-bad"):
-        run(subject(), pictures(3, **choices), journal(tmp_path / "strict"))
-    summary, _ = run(subject(), pictures(3, **choices), journal(tmp_path / "lenient"), skip_bad=True)
+        run(comparison(), pictures(3, **choices), journal(tmp_path / "strict"))
+    summary, _ = run(comparison(), pictures(3, **choices), journal(tmp_path / "lenient"), skip_bad=True)
     assert len(summary.skipped) == 1 and words in summary.skipped[0]
     assert summary.images == (2 if "bad" in choices else 3)
     assert summary.left_out == {"crowd annotations": 3}
@@ -154,19 +156,19 @@ def test_skipping_may_begin_late_but_not_end(tmp_path):
     """What the refusal advises goes on where the run stopped; without it, what was left out is refused again."""
     kept = tmp_path / "kept"
     with pytest.raises(InvalidInput, match="--skip-bad"):
-        run(subject(), pictures(3, bad=(1,)), journal(kept))
-    one = subject()
+        run(comparison(), pictures(3, bad=(1,)), journal(kept))
+    one = comparison()
     summary, _ = run(one, pictures(3, bad=(1,)), journal(kept), skip_bad=True)
     assert (summary.images, one.dense.encode.calls) == (2, 1)
     with pytest.raises(InvalidInput, match="left out by an earlier run"):
-        run(subject(), pictures(3, bad=(1,)), journal(kept))
+        run(comparison(), pictures(3, bad=(1,)), journal(kept))
 
 
 def test_an_image_that_is_too_narrow_is_named(tmp_path, monkeypatch):
     thin = LabelledImage(np.zeros((1, 5000, 3), np.uint8), np.ones((1, 1, 5000), bool), ("all",))
     monkeypatch.setattr(Pictures, "load", lambda self, index: thin)
     with pytest.raises(InvalidInput, match=r"0\.png: image of 5000x1 pixels"):
-        run(subject(), pictures(1), journal(tmp_path))
+        run(comparison(), pictures(1), journal(tmp_path))
 
 
 def test_objects_of_the_dense_model_are_those_of_its_own_generator(monkeypatch):
@@ -183,11 +185,11 @@ def test_objects_of_the_dense_model_are_those_of_its_own_generator(monkeypatch):
 
 def test_nothing_usable_is_an_error(tmp_path):
     with pytest.raises(InvalidInput, match="no image of pictures could be used"):
-        run(subject(), pictures(2, bad=(0, 1)), journal(tmp_path), skip_bad=True)
+        run(comparison(), pictures(2, bad=(0, 1)), journal(tmp_path), skip_bad=True)
 
 
 def test_without_ground_truth_the_dense_masks_are_the_truth(tmp_path, monkeypatch):
-    one = subject()
+    one = comparison()
     monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: picture(0).masks)
     summary, (dense, near, _) = run(one, pictures(2, has_truth=False), journal(tmp_path))
     assert not summary.has_truth and summary.objects == 4
@@ -197,7 +199,7 @@ def test_without_ground_truth_the_dense_masks_are_the_truth(tmp_path, monkeypatc
 
 
 def test_images_without_objects_are_listed(tmp_path, monkeypatch):
-    one = subject()
+    one = comparison()
     masks = iter([picture(0).masks, np.zeros((0, *SIZE), bool)])
     monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: next(masks))
     summary, _ = run(one, pictures(2, has_truth=False), journal(tmp_path))
@@ -205,13 +207,13 @@ def test_images_without_objects_are_listed(tmp_path, monkeypatch):
 
 
 def test_mirrorings_are_one_image(tmp_path):
-    summary, _ = run(subject(), pictures(1, symmetries=2), journal(tmp_path))
+    summary, _ = run(comparison(), pictures(1, symmetries=2), journal(tmp_path))
     assert (summary.images, summary.objects, summary.symmetries) == (1, 4, 2)
 
 
 def test_the_worst_come_first_and_every_object_is_in_the_csv(tmp_path):
     kept = journal(tmp_path)
-    _, (_, _, far) = run(subject(), pictures(6), kept)
+    _, (_, _, far) = run(comparison(), pictures(6), kept)
     losses = [one.iou - one.dense_iou for one in far.worst]
     assert losses == sorted(losses) and len(losses) == scoring.WORST
     scoring.write_objects(kept, tmp_path / "objects.csv")

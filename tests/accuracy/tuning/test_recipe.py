@@ -39,7 +39,7 @@ def test_a_recipe_is_what_was_chosen_whatever_the_checkpoint_is_called(tmp_path,
     command = shlex.join(["sparsesam-export", "tune", "--checkpoint", name])
     loss = SimpleNamespace(mean=0.0033, low=-0.0006, high=0.0062)
     chosen = SimpleNamespace(
-        candidate=SimpleNamespace(sparsity=SPARSITY),
+        scheduled=SimpleNamespace(sparsity=SPARSITY),
         validation=SimpleNamespace(loss=loss),
         cost=SimpleNamespace(gemm=0.58, flops=0.6),
     )

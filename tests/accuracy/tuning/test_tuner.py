@@ -24,17 +24,17 @@ from sparsesam_deploy.accuracy.report.records import Interval, Tuning
 from sparsesam_deploy.accuracy.tuning import run as tuning
 from sparsesam_deploy.accuracy.tuning.cost_table import CostTable, counted_table
 from sparsesam_deploy.accuracy.tuning.descent import single_moves
-from sparsesam_deploy.accuracy.tuning.measurements import Candidate, Trial, Trials, paired
-from sparsesam_deploy.accuracy.tuning.run import Setting
+from sparsesam_deploy.accuracy.tuning.measurements import Measurement, Measurements, ScheduledSparsity, paired
+from sparsesam_deploy.accuracy.tuning.run import TuneInputs
 from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
-from sparsesam_deploy.accuracy.tuning.tuner import Budget, Point, Tuner
+from sparsesam_deploy.accuracy.tuning.tuner import Budget, MeasuredSchedule, Tuner
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.recipe import ExportRecipe
 from tests.accuracy.evaluation.authors import coco_iou, masks_by
-from tests.accuracy.miniature import CPU, MINIATURE, SHORT, SPACE, loaded, run, setting
+from tests.accuracy.miniature import CPU, MINIATURE, SHORT, SPACE, inputs, loaded, run
 from tests.accuracy.pictures import picture, pictures
 from tests.accuracy.report.parsed import Page
 from tests.networks import stock_encoder
@@ -51,18 +51,18 @@ def tuned(short_ladders, tmp_path_factory) -> tuple[Tuning, Path]:
     return run(folder, Budget(max_cost=0.5)), folder / "out"
 
 
-def trials(tmp_path, one: Setting) -> Trials:
+def measurements(tmp_path, one: TuneInputs) -> Measurements:
     journal = Journal(tmp_path / "journal", {})
-    return Trials(one.loaded, one.judge, one.calibration, journal, True, CPU, "reference")
+    return Measurements(one.loaded, one.judge, one.calibration, journal, True, CPU, "reference")
 
 
 def test_a_trial_is_what_the_whole_encoder_gives(tmp_path):
     """Blocks before the first thinned one are not computed again, and nothing else is left out."""
-    one = setting(2)
+    one = inputs(2)
     for move in single_moves(SPACE):
-        candidate = Candidate.of(SPACE.dense.after(move))
-        (found,) = trials(tmp_path, one)([candidate])
-        variant, losses = torch_variant("x", loaded(), candidate.sparsity, CPU), []
+        scheduled = ScheduledSparsity.of(SPACE.dense.after(move))
+        (found,) = measurements(tmp_path, one)([scheduled])
+        variant, losses = torch_variant("x", loaded(), scheduled.sparsity, CPU), []
         for index, name in enumerate(one.calibration.names):
             scene = one.judge.scene(name, one.calibration.load(index))
             thinned = one.judge.figures(scene, variant.encode(scene.image.tensor))["box"].iou
@@ -71,23 +71,25 @@ def test_a_trial_is_what_the_whole_encoder_gives(tmp_path):
 
 
 def test_paired_difference(tmp_path):
-    one = trials(tmp_path, setting())
-    sparse, sparser = one([Candidate(SparsityConfig(0.25, 0.5)), Candidate(SparsityConfig(0.05, 0.3))])
+    one = measurements(tmp_path, inputs())
+    sparse, sparser = one([ScheduledSparsity(SparsityConfig(0.25, 0.5)), ScheduledSparsity(SparsityConfig(0.05, 0.3))])
     assert paired(sparse, sparser).mean == pytest.approx(sparser.loss.mean - sparse.loss.mean)
     assert paired(sparse, sparse).mean == paired(sparse, sparse).high == 0
 
 
 def test_the_worst_objects_of_a_candidate(tmp_path):
     """Ten of the 24 answers about twelve objects by two kinds of prompts, from what the journal has about them."""
-    one, candidate = setting(2), Candidate(SparsityConfig())
+    one, scheduled = inputs(2), ScheduledSparsity(SparsityConfig())
     rng, names = np.random.default_rng(0), [f"object {index}" for index in range(12)]
     iou, dense_iou, agreement = rng.random((3, 2, 12)).round(6)
     figures = {"iou": iou, "dense_iou": dense_iou, "agreement": agreement}
     entry = {"problems": [], "objects": names, **{name: values.ravel().tolist() for name, values in figures.items()}}
-    Journal(tmp_path / "journal", {}).add(f"{candidate.key} 0.png", entry)
+    Journal(tmp_path / "journal", {}).add(f"{scheduled.key} 0.png", entry)
     one.judge.prompts = [parse_prompt("box"), parse_prompt("center")]
     expected = sorted(np.ndindex(2, 12), key=lambda place: iou[place] - dense_iou[place])[:10]
-    assert [(w.prompt, w.object, w.iou, w.dense_iou, w.agreement) for w in trials(tmp_path, one).worst(candidate)] == [
+    assert [
+        (w.prompt, w.object, w.iou, w.dense_iou, w.agreement) for w in measurements(tmp_path, one).worst(scheduled)
+    ] == [
         (("box", "center")[kind], names[index], iou[kind, index], dense_iou[kind, index], agreement[kind, index])
         for kind, index in expected
     ]
@@ -101,7 +103,7 @@ def test_what_is_chosen_was_evaluated_and_build_takes_it(tuned, tmp_path):
     assert points[found.compared].validation is not None
     recipe = ExportRecipe.merge(folder / "recipe.toml", {"model": "nano"})
     assert asdict(recipe.sparsity) == chosen.settings
-    (again,) = trials(tmp_path, setting())([Candidate(recipe.sparsity)])
+    (again,) = measurements(tmp_path, inputs())([ScheduledSparsity(recipe.sparsity)])
     assert again.loss == chosen.calibration
     written = {file.name for file in folder.iterdir()}
     assert {"recipe.toml", "tuning.json", "pareto.csv", "cost_table.json", "report.html"} <= written
@@ -132,20 +134,20 @@ def shapes() -> LoadedSam:
 
 
 class Priced:
-    """Trials whose loss is ``most`` where every density is 0, and in proportion above."""
+    """Measurements whose loss is ``most`` where every density is 0, and in proportion above."""
 
     def __init__(self, most: float) -> None:
         self.most, self.tried = most, []
         self.dataset = pictures(4)
 
-    def __call__(self, candidates, advance=None) -> list[Trial]:
-        self.tried += candidates
+    def __call__(self, schedules, advance=None) -> list[Measurement]:
+        self.tried += schedules
         losses = []
-        for one in candidates:
+        for one in schedules:
             settings = one.sparsity
             densities = (*settings.attention_density, *settings.mlp_density, *settings.windowed_density)
             losses.append(self.most * (1 - sum(densities) / len(densities)))
-        return [Trial(*[Interval(mean=loss, low=loss, high=loss)] * 2, {}) for loss in losses]
+        return [Measurement(*[Interval(mean=loss, low=loss, high=loss)] * 2, {}) for loss in losses]
 
 
 def tuner_of(seen: Priced, unseen: Priced, budget: Budget, table: CostTable | None = None) -> Tuner:
@@ -153,7 +155,7 @@ def tuner_of(seen: Priced, unseen: Priced, budget: Budget, table: CostTable | No
     return Tuner(shapes(), WIDE_SPACE, seen, unseen, table, budget, Console(quiet=True))
 
 
-def choose(seen: Priced, unseen: Priced, budget: Budget) -> tuple[Point, list[Point]]:
+def choose(seen: Priced, unseen: Priced, budget: Budget) -> tuple[MeasuredSchedule, list[MeasuredSchedule]]:
     tuner = tuner_of(seen, unseen, budget)
     found = tuner.search()
     return tuner.choose(found), found.points
@@ -161,7 +163,7 @@ def choose(seen: Priced, unseen: Priced, budget: Budget) -> tuple[Point, list[Po
 
 def test_the_cheapest_within_the_loss_is_chosen():
     chosen, points = choose(seen := Priced(0.1), Priced(0.1), Budget(max_miou_drop=0.04))
-    assert chosen.calibration.loss.mean <= 0.04 and chosen.candidate in seen.tried
+    assert chosen.calibration.loss.mean <= 0.04 and chosen.scheduled in seen.tried
     cheaper = [point for point in points if point.cost.flops < chosen.cost.flops]
     assert cheaper and all(point.calibration.loss.mean > 0.04 for point in cheaper)
 
@@ -179,8 +181,8 @@ def test_a_uniform_density_is_compared_at_its_own_cost(density):
     """Its rounding is not that of a table of costs: at exactly its cost it is not passed over for a dearer one."""
     tuner = tuner_of(Priced(0.1), Priced(0.1), Budget())
     cost = cost_of_choice(shapes().sam.image_encoder, WIDE, SparsityConfig(density, density))
-    dense = Candidate.of(WIDE_SPACE.dense)
-    chosen = Point("chosen", dense, cost, Priced(0.1)([dense])[0])
+    dense = ScheduledSparsity.of(WIDE_SPACE.dense)
+    chosen = MeasuredSchedule("chosen", dense, cost, Priced(0.1)([dense])[0])
     assert tuner.uniform(chosen).name == f"uniform {density:g}"
 
 
@@ -229,21 +231,21 @@ def test_an_impossible_budget_leaves_no_recipe(tmp_path, monkeypatch):
     ids=["dense-will-do", "out-of-reach"],
 )
 def test_a_budget_that_needs_no_search_is_refused_before_it(tmp_path, budget, words, monkeypatch):
-    monkeypatch.setattr(Trials, "__call__", None)
+    monkeypatch.setattr(Measurements, "__call__", None)
     with pytest.raises(InvalidInput, match=words):
         run(tmp_path, budget)
 
 
 def test_what_was_left_out_is_still_listed_by_a_run_that_tries_nothing(tmp_path):
-    one = setting(bad=(2, 3), flawed=(0,))
+    one = inputs(bad=(2, 3), flawed=(0,))
     first = run(tmp_path, Budget(max_cost=0.5), one=one)
-    again = run(tmp_path, Budget(max_cost=0.5), one=setting(bad=(2, 3), flawed=(0,)))
+    again = run(tmp_path, Budget(max_cost=0.5), one=inputs(bad=(2, 3), flawed=(0,)))
     expected = ("label 7 of 0.png is empty; draw it.", "image 2.png is torn; repair it.")
     assert first.calibration.skipped == again.calibration.skipped == expected
 
 
 def test_no_object_anywhere_is_an_error(tmp_path, monkeypatch):
-    one = setting(has_truth=False)
+    one = inputs(has_truth=False)
     monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: np.zeros((0, *pixels.shape[:2]), bool))
     with pytest.raises(InvalidInput, match=r"could be used: 0\.png: the dense encoder finds no object"):
         run(tmp_path, Budget(max_cost=0.5), one=one)
@@ -312,7 +314,7 @@ def test_the_report_shows_what_was_lost_on_unseen_images(tuned):
 
 
 def test_without_labels_the_dense_masks_are_the_target(tmp_path, monkeypatch):
-    one = setting(space=SearchSpace(MINIATURE, "share-quadtree"), has_truth=False)
+    one = inputs(space=SearchSpace(MINIATURE, "share-quadtree"), has_truth=False)
     monkeypatch.setattr(one.judge, "_find_objects", lambda pixels, outputs: np.stack([pixels[..., 0] > 128]))
     found = run(tmp_path, Budget(max_cost=0.5), one=one)
     assert not found.calibration.has_truth and "dense encoder's masks" in found.loss_is
@@ -327,7 +329,7 @@ def test_a_journal_of_another_routing_is_refused(tuned, tmp_path):
     (tmp_path / "out").mkdir()
     shutil.copy(tuned[1] / tuning.JOURNAL, tmp_path / "out")
     with pytest.raises(InvalidInput, match="another choice of ladders, routing; repeat that command"):
-        run(tmp_path, Budget(max_cost=0.5), one=setting(space=SearchSpace(MINIATURE, "share-quadtree")))
+        run(tmp_path, Budget(max_cost=0.5), one=inputs(space=SearchSpace(MINIATURE, "share-quadtree")))
 
 
 def test_the_recipe_says_what_it_promises(tuned):
