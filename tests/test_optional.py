@@ -22,7 +22,7 @@ from sparsesam_deploy.ops import triton_language
 from sparsesam_deploy.optional import EXTRAS, importing, install, missing, module_of, require
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from sparsesam_deploy.parity.overlay import draw_overlay
-from sparsesam_deploy.runtime.backends import OnnxRuntimeBackend
+from sparsesam_deploy.runtime.onnx_runtime import OnnxRuntime
 from sparsesam_deploy.serving.config import schema
 
 NANO = ("--model", "nano", "--output", "out")
@@ -90,15 +90,15 @@ USES: dict[str, tuple[str, str, str, Callable[[], object]]] = {
     "onnx-runner": ("onnxruntime", "running x.onnx", "onnxruntime", lambda: OnnxRunner(Path("x.onnx"))),
     "backend-cpu": (
         "onnxruntime",
-        "--backend onnxruntime",
+        "--runtime onnxruntime",
         "onnxruntime",
-        lambda: OnnxRuntimeBackend(Path(), None, torch.device("cpu")),
+        lambda: OnnxRuntime(Path(), None, torch.device("cpu")),
     ),
     "backend-gpu": (
         "onnxruntime",
-        "--backend onnxruntime",
+        "--runtime onnxruntime",
         "onnxruntime-gpu",
-        lambda: OnnxRuntimeBackend(Path(), None, torch.device("cuda", 0)),
+        lambda: OnnxRuntime(Path(), None, torch.device("cuda", 0)),
     ),
     "overlay": ("matplotlib", "the overlay", "accuracy", lambda: draw_overlay(None, Path("x.png"))),
     "plots": ("matplotlib", "a report's plots", "accuracy", lambda: save_png(Drawing(1, 1, ""), Path("x.png"))),

@@ -14,7 +14,7 @@ from ..errors import InvalidInput
 from . import options
 
 if TYPE_CHECKING:
-    from ..runtime.loading import BackendName
+    from ..runtime.loading import RuntimeName
 
 
 class SizesType(options.ParamType):
@@ -37,12 +37,12 @@ class SizesType(options.ParamType):
 )
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
-    "--backend",
+    "--runtime",
     type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]),
     help="What computes.  [default: the engine]",
 )
 @click.option("--device", help="cpu, cuda or cuda:1; onnxruntime and torch need it.  [default for engines: cuda]")
-@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Weights for --backend torch.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Weights for --runtime torch.")
 @click.option("--batch", "batches", type=SizesType(), metavar="N,...", help="Batch sizes.  [default: the smallest]")
 @click.option("--iterations", type=click.IntRange(1), default=50, show_default=True, help="Timed calls of each.")
 @click.option("--cuda-graph", is_flag=True, help="Replay the engine or torch's kernels as one CUDA graph.")
@@ -50,7 +50,7 @@ class SizesType(options.ParamType):
 @options.as_json
 def benchmark(
     folder: Path,
-    backend: BackendName | None,
+    runtime: RuntimeName | None,
     device: str | None,
     checkpoint: Path | None,
     batches: tuple[int, ...] | None,
@@ -68,7 +68,7 @@ def benchmark(
 
     stages = Stages(Console(stderr=True))
     with stages("load"):
-        encoder = load(folder, backend, device, cuda_graph=cuda_graph, checkpoint=checkpoint)
+        encoder = load(folder, runtime, device, cuda_graph=cuda_graph, checkpoint=checkpoint)
     sizes = batches or (encoder.batch.min,)
     if outside := [size for size in sizes if not encoder.batch.min <= size <= encoder.batch.max]:
         raise InvalidInput(

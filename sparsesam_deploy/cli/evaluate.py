@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..model.checkpoint import LoadedSam
     from ..model.config import Gelu
     from ..ops.backend import Backend
-    from ..runtime.loading import BackendName
+    from ..runtime.loading import RuntimeName
 
 DENSITY = next(setting for setting in settings_of(Start) if setting.name == "density")
 
@@ -49,10 +49,10 @@ DENSITY = next(setting for setting in settings_of(Start) if setting.name == "den
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
     multiple=True,
-    help="A build or export as a variant, run by --backend.",
+    help="A build or export as a variant, run by --runtime.",
 )
 @click.option(
-    "--backend",
+    "--runtime",
     type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
     help="What runs --exported: encoder.onnx on --device, or the engine on a GPU.  [default: onnxruntime]",
 )
@@ -84,7 +84,7 @@ def evaluate(
     encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
     """
     require("evaluate", *EXTRAS["accuracy"])
-    if chosen["exported"] and chosen["backend"] in (None, "onnxruntime"):
+    if chosen["exported"] and chosen["runtime"] in (None, "onnxruntime"):
         require("--exported", "onnxruntime")
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.run import evaluate as run
@@ -94,8 +94,8 @@ def evaluate(
     from ..progress import Stages
 
     progress = Console(stderr=True)
-    if chosen["backend"] is not None and not chosen["exported"]:
-        raise InvalidInput("--backend says what runs --exported; give --exported DIR or leave it out.")
+    if chosen["runtime"] is not None and not chosen["exported"]:
+        raise InvalidInput("--runtime says what runs --exported; give --exported DIR or leave it out.")
     place = data.torch_device(device, torch_backend)
     symmetries = chosen["symmetries"]
     dataset = data.read_dataset(chosen, progress)
@@ -134,7 +134,7 @@ def _variants(loaded: LoadedSam, chosen: dict[str, Any], place: Any, backend: Ba
     if any(lists.values()) or not (named or chosen["exported"]):
         named += [(describe(sparsity), sparsity, "erf") for sparsity in combinations(lists, PRESETS["default"])]
     variants = [torch_variant(name, loaded, sparsity, place, backend, gelu) for name, sparsity, gelu in named]
-    runner: BackendName = chosen["backend"] or "onnxruntime"
+    runner: RuntimeName = chosen["runtime"] or "onnxruntime"
     device = None if place.type == "cpu" else str(place)
     return variants + [exported_variant(folder, loaded, runner, device) for folder in chosen["exported"]]
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ..errors import InvalidInput
 from ..model.encoder import SparseSamEncoder
-from .backends import TorchBackend
 from .encoder import check_sizes
 from .gpu_call import GpuCall
+from .torch_runtime import TorchRuntime
 
 
 class CapturedEncoder:
@@ -33,11 +33,11 @@ class CapturedEncoder:
     """
 
     def __init__(self, encoder: SparseSamEncoder) -> None:
-        backend = TorchBackend(encoder)
-        self.device = backend.device
+        runtime = TorchRuntime(encoder)
+        self.device = runtime.device
         if self.device.type != "cuda":
             raise InvalidInput(f"the encoder is on {self.device}; a CUDA graph needs it on a GPU: encoder.cuda().")
-        self._run = GpuCall(backend, cuda_graph=True)
+        self._run = GpuCall(runtime, cuda_graph=True)
 
     def __call__(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Encode.

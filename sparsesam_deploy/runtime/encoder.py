@@ -12,8 +12,8 @@ from ..engines.manifest import BatchProfile, EngineManifest
 from ..errors import InvalidInput
 from ..model.config import IMAGE_SIZE
 from ..progress import Advance
-from .backends import Backend
 from .gpu_call import GpuCall
+from .interface import Runtime
 from .latency import Latency
 from .timing import milliseconds
 
@@ -31,13 +31,13 @@ class Encoder:
         manifest: of the build.
         device: where images are taken and results made.
         kernels: what computes, in words.
-        batch: the batch sizes it takes, those of the build on every backend.
+        batch: the batch sizes it takes, those of the build on every runtime.
     """
 
-    def __init__(self, backend: Backend, manifest: EngineManifest, cuda_graph: bool = False) -> None:
-        self.manifest, self.device, self.kernels = manifest, backend.device, backend.kernels
-        self._backend, self._cuda_graph = backend, cuda_graph
-        self._run = GpuCall(backend, cuda_graph) if self.device.type == "cuda" else backend.new_run()
+    def __init__(self, runtime: Runtime, manifest: EngineManifest, cuda_graph: bool = False) -> None:
+        self.manifest, self.device, self.kernels = manifest, runtime.device, runtime.kernels
+        self._runtime, self._cuda_graph = runtime, cuda_graph
+        self._run = GpuCall(runtime, cuda_graph) if self.device.type == "cuda" else runtime.new_run()
 
     @property
     def batch(self) -> BatchProfile:
@@ -48,14 +48,14 @@ class Encoder:
 
         On a GPU up to 32 run side by side, as many as torch has streams.
         """
-        return Encoder(self._backend, self.manifest, self._cuda_graph)
+        return Encoder(self._runtime, self.manifest, self._cuda_graph)
 
     def __call__(self, image: Any) -> Any:
         """Encode.
 
         Args:
             image: (B, 3, 1024, 1024) float32, normalised and padded as `preprocess` does: a torch tensor, a numpy
-                array, or anything with ``__dlpack__``. On a GPU backend it may lie on that GPU or on the host, whence
+                array, or anything with ``__dlpack__``. On a GPU runtime it may lie on that GPU or on the host, whence
                 it is copied through pinned memory.
 
         Returns:

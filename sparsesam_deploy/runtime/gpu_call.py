@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .backends import Backend, Run
 from .cuda_graph import record_graph
+from .interface import Run, Runtime
 
 
 class GpuCall:
@@ -20,16 +20,16 @@ class GpuCall:
     streams for each GPU and deals them out in turn: the 33rd call shares the first one's, right but not side by side.
 
     Args:
-        backend: makes the run; with ``cuda_graph`` one more for each batch size, since a graph keeps its run's memory.
+        runtime: makes the run; with ``cuda_graph`` one more for each batch size, since a graph keeps its run's memory.
     """
 
-    def __init__(self, backend: Backend, cuda_graph: bool) -> None:
-        self._device, self._lock = backend.device, threading.Lock()
+    def __init__(self, runtime: Runtime, cuda_graph: bool) -> None:
+        self._device, self._lock = runtime.device, threading.Lock()
         with torch.cuda.device(self._device):
             self._stream = torch.cuda.Stream()
             with torch.cuda.stream(self._stream):
-                self._run = None if cuda_graph else backend.new_run()
-        self._new_run = backend.new_run
+                self._run = None if cuda_graph else runtime.new_run()
+        self._new_run = runtime.new_run
         self._graphs: dict[int, _Graph] = {}
         self._staging: dict[int, _Staging] = {}
 

@@ -11,16 +11,19 @@ from ..engines.folder import BuildFolder
 from ..engines.manifest import BuilderName, EngineManifest
 from ..errors import EnvironmentProblem, InvalidInput
 from ..model.checkpoint import NANO_CHECKPOINT, LoadedSam, load_checkpoint
-from .backends import Backend, EngineBackend, OnnxRuntimeBackend, TorchBackend
 from .encoder import Encoder
+from .engine import EngineRuntime
+from .interface import Runtime
+from .onnx_runtime import OnnxRuntime
+from .torch_runtime import TorchRuntime
 
-BackendName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]
-BACKENDS: tuple[str, ...] = get_args(BackendName)
+RuntimeName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]
+RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 
 def load(
     path: str | Path,
-    backend: BackendName | None = None,
+    runtime: RuntimeName | None = None,
     device: str | torch.device | None = None,
     *,
     cuda_graph: bool = False,
@@ -30,12 +33,12 @@ def load(
 
     Args:
         path: the folder, or the manifest in it.
-        backend: the manifest's builder if not given: its engine. ``onnxruntime`` runs ``encoder.onnx``, and ``torch``
+        runtime: the manifest's builder if not given: its engine. ``onnxruntime`` runs ``encoder.onnx``, and ``torch``
             the checkpoint with the same sparsity and precision: the Triton kernels on a GPU, plain torch on the CPU.
-        device: ``cuda``, ``cuda:1``, ``cpu``; engines are on ``cuda`` if it is not given, and for the other backends
+        device: ``cuda``, ``cuda:1``, ``cpu``; engines are on ``cuda`` if it is not given, and for the other runtimes
             it has to be.
         cuda_graph: record a CUDA graph of the engine, or of torch's kernels, at the first call of each batch size.
-        checkpoint: weights for the torch backend, if they do not lie in the folder or the current one under the name
+        checkpoint: weights for the torch runtime, if they do not lie in the folder or the current one under the name
             in the manifest.
 
     Raises:
@@ -46,36 +49,36 @@ def load(
     """
     build = BuildFolder.of(path)
     manifest, folder = build.read(), build.path
-    name = backend or manifest.builder
-    if name not in BACKENDS:
-        raise InvalidInput(f"backend {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    name = runtime or manifest.builder
+    if name not in RUNTIMES:
+        raise InvalidInput(f"runtime {name!r} is unknown; choose one of {', '.join(RUNTIMES)}.")
     if checkpoint is not None and name != "torch":
-        raise InvalidInput(f"the {name} backend has its weights in {folder}; leave checkpoint out.")
+        raise InvalidInput(f"the {name} runtime has its weights in {folder}; leave checkpoint out.")
     place = choose_device(name, device)
     if cuda_graph and (name == "onnxruntime" or place.type == "cpu"):
         raise InvalidInput(
             f"{name} on {place} makes no CUDA graph; leave cuda_graph out, or use an engine or torch on a GPU."
         )
-    return Encoder(_backend(name, folder, manifest, place, checkpoint), manifest, cuda_graph)
+    return Encoder(_runtime(name, folder, manifest, place, checkpoint), manifest, cuda_graph)
 
 
-def _backend(
+def _runtime(
     name: str, folder: Path, manifest: EngineManifest, device: torch.device, checkpoint: str | Path | None
-) -> Backend:
+) -> Runtime:
     if name == "onnxruntime":
-        return OnnxRuntimeBackend(folder, manifest, device)
+        return OnnxRuntime(folder, manifest, device)
     if name == "torch":
-        return TorchBackend.of_build(_weights(folder, manifest, checkpoint), manifest, device)
+        return TorchRuntime.of_build(_weights(folder, manifest, checkpoint), manifest, device)
     if name != manifest.builder:
         raise InvalidInput(
             f"{folder / manifest.engine.name} was built by {manifest.builder}, which {name} cannot load; leave the "
-            f"backend out or rebuild with `sparsesam-export build --builder {name} --output {folder}`."
+            f"runtime out or rebuild with `sparsesam-export build --builder {name} --output {folder}`."
         )
-    return EngineBackend(folder, manifest, device)
+    return EngineRuntime(folder, manifest, device)
 
 
 def choose_device(name: str, device: str | torch.device | None) -> torch.device:
-    """The device that backend ``name`` computes on; raises as `load` does."""
+    """The device that runtime ``name`` computes on; raises as `load` does."""
     is_engine = name in get_args(BuilderName)
     if device is None and not is_engine:
         raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which by device, cpu or cuda.")
@@ -90,7 +93,7 @@ def choose_device(name: str, device: str | torch.device | None) -> torch.device:
     if not torch.cuda.is_available():
         raise EnvironmentProblem(
             f"torch {torch.__version__} finds no CUDA GPU for {name}; install a CUDA build of torch on a machine with "
-            "one, or choose backend onnxruntime and device cpu."
+            "one, or choose runtime onnxruntime and device cpu."
         )
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
     if place.index >= torch.cuda.device_count():
@@ -106,7 +109,7 @@ def _weights(folder: Path, manifest: EngineManifest, checkpoint: str | Path | No
         path = next((place for place in places if place is not None and place.is_file()), None)
     if path is None:
         raise InvalidInput(
-            f"the torch backend needs {name}, and it lies neither in {folder} nor here; give it as checkpoint."
+            f"the torch runtime needs {name}, and it lies neither in {folder} nor here; give it as checkpoint."
         )
     loaded = load_checkpoint(path)
     if loaded.sha256 != manifest.checkpoint.sha256:

@@ -88,7 +88,7 @@ REFUSED = {
         "leave --symmetries out",
     ),
     "file-without-an-image": ((*NANO, "--prompt", f"file:{PROMPTS}"), "has no image 00.png"),
-    "backend": ((*NANO, "--backend", "tensorrt"), "give --exported DIR"),
+    "runtime": ((*NANO, "--runtime", "tensorrt"), "give --exported DIR"),
     "variant-twice": ((*NANO, "--preset", "paper", "--preset", "paper"), "'preset paper' is asked for twice"),
 }
 

@@ -14,7 +14,7 @@ from sparsesam_deploy.model.config import PRESETS
 from tests.helpers import TINY
 from tests.runtime.builds import Build, make_build
 
-ON_CPU = ("--backend", "onnxruntime", "--device", "cpu", "--iterations", "2")
+ON_CPU = ("--runtime", "onnxruntime", "--device", "cpu", "--iterations", "2")
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_an_encoder_on_the_cpu_cannot_be_captured():
         CapturedEncoder(encoder)
 
 
-# --- what is recorded: the torch backend that `load` has, here run without a GPU ------------------------------------
+# --- what is recorded: the torch runtime that `load` has, here run without a GPU ------------------------------------
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ def seen(monkeypatch) -> list[tuple[torch.dtype, bool, bool]]:
     images = []
 
     class PretendedCall:
-        def __init__(self, backend, cuda_graph: bool) -> None:
+        def __init__(self, runtime, cuda_graph: bool) -> None:
             assert cuda_graph
-            self.run = backend.new_run()
-            backend.device = torch.device("cpu")  # torch's settings for a GPU are not needed
+            self.run = runtime.new_run()
+            runtime.device = torch.device("cpu")  # torch's settings for a GPU are not needed
 
         def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
             images.append(

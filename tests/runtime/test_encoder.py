@@ -11,14 +11,14 @@ import torch
 
 from sparsesam_deploy.engines.manifest import BatchProfile
 from sparsesam_deploy.errors import InvalidInput
-from sparsesam_deploy.runtime.backends import Backend
 from sparsesam_deploy.runtime.encoder import Encoder
+from sparsesam_deploy.runtime.interface import Runtime
 from sparsesam_deploy.runtime.latency import Latency
 
 IMAGE = torch.arange(3 * 1024 * 1024, dtype=torch.float32).reshape(1, 3, 1024, 1024)
 
 
-class Recorder(Backend):
+class Recorder(Runtime):
     """Answers with the first and second channel, and keeps what it was given."""
 
     device, kernels = torch.device("cpu"), "a pretence"
@@ -35,8 +35,8 @@ class Recorder(Backend):
         return tuple(image[:, index].clone() for index in range(self.outputs))
 
 
-def make_encoder(backend: Recorder, low: int = 1, high: int = 2) -> Encoder:
-    return Encoder(backend, SimpleNamespace(batch=BatchProfile(min=low, opt=high, max=high)))
+def make_encoder(runtime: Recorder, low: int = 1, high: int = 2) -> Encoder:
+    return Encoder(runtime, SimpleNamespace(batch=BatchProfile(min=low, opt=high, max=high)))
 
 
 # --- what goes in ------------------------------------------------------------------------------------------------
@@ -54,9 +54,9 @@ class FromElsewhere:
 
 @pytest.mark.parametrize("image", [IMAGE, IMAGE.numpy(), FromElsewhere()], ids=["torch", "numpy", "dlpack"])
 def test_memory_is_shared_not_copied(image):
-    backend = Recorder()
-    make_encoder(backend)(image)
-    assert backend.seen[0].data_ptr() == IMAGE.data_ptr()
+    runtime = Recorder()
+    make_encoder(runtime)(image)
+    assert runtime.seen[0].data_ptr() == IMAGE.data_ptr()
 
 
 def read_only() -> np.ndarray:
@@ -72,10 +72,10 @@ def read_only() -> np.ndarray:
 )
 @pytest.mark.filterwarnings("error")
 def test_memory_of_any_layout_is_taken(image):
-    backend = Recorder()
-    make_encoder(backend)(image)
-    assert backend.seen[0].is_contiguous()
-    assert np.array_equal(backend.seen[0].numpy(), np.asarray(image))
+    runtime = Recorder()
+    make_encoder(runtime)(image)
+    assert runtime.seen[0].is_contiguous()
+    assert np.array_equal(runtime.seen[0].numpy(), np.asarray(image))
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_memory_of_any_layout_is_taken(image):
     ids=["no batch", "narrow", "half", "double", "pixels", "too many", "none", "list"],
 )
 def test_what_cannot_be_encoded(image, sentence):
-    backend = Recorder()
+    runtime = Recorder()
     with pytest.raises(InvalidInput, match=sentence) as caught:
-        make_encoder(backend)(image)
-    assert not backend.seen and str(caught.value).endswith(".") and "\n" not in str(caught.value)
+        make_encoder(runtime)(image)
+    assert not runtime.seen and str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_tensor_that_is_neither_on_the_host_nor_on_the_encoders_device():
-    backend = Recorder()
+    runtime = Recorder()
     with pytest.raises(InvalidInput, match=r"the image is on meta, the encoder on cpu; move it there\."):
-        make_encoder(backend)(IMAGE.to("meta"))
-    assert not backend.seen
+        make_encoder(runtime)(IMAGE.to("meta"))
+    assert not runtime.seen
 
 
 def test_too_few_images_and_how_to_build_for_them():
@@ -149,9 +149,9 @@ def test_the_first_call_may_be_made_in_inference_mode():
 
 
 def test_a_clone_has_a_run_of_its_own():
-    backend = Recorder()
-    clone = make_encoder(backend).clone()
-    assert backend.runs == 2 and clone(IMAGE).shape == (1, 1024, 1024)
+    runtime = Recorder()
+    clone = make_encoder(runtime).clone()
+    assert runtime.runs == 2 and clone(IMAGE).shape == (1, 1024, 1024)
 
 
 # --- times -------------------------------------------------------------------------------------------------------
@@ -174,22 +174,22 @@ def test_latency_figures():
 def test_measuring_calls_the_encoder_that_often(monkeypatch):
     clock = iter(range(100))
     monkeypatch.setattr("sparsesam_deploy.runtime.timing.time.perf_counter", lambda: 0.001 * next(clock) ** 2)
-    backend, seen = Recorder(), []
-    found = make_encoder(backend).measure(2, 3, lambda share, words: seen.append(share))
-    assert [len(image) for image in backend.seen] == [2] * 4  # a warm-up and three
+    runtime, seen = Recorder(), []
+    found = make_encoder(runtime).measure(2, 3, lambda share, words: seen.append(share))
+    assert [len(image) for image in runtime.seen] == [2] * 4  # a warm-up and three
     assert found == Latency(2, 3, *(pytest.approx(value) for value in (5, 5, 8.2, 8.92)))  # of 1, 5 and 9 ms
     assert seen == [0, pytest.approx(1 / 3), pytest.approx(2 / 3)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
 def test_torchs_default_dtype_does_not_matter(dtype):
-    backend, before = Recorder(), torch.get_default_dtype()
+    runtime, before = Recorder(), torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        make_encoder(backend).measure(1, 1)
+        make_encoder(runtime).measure(1, 1)
     finally:
         torch.set_default_dtype(before)
-    assert [image.dtype for image in backend.seen] == [torch.float32] * 2
+    assert [image.dtype for image in runtime.seen] == [torch.float32] * 2
 
 
 def test_nothing_is_measured_in_no_iterations():

@@ -17,13 +17,13 @@ from sparsesam_deploy import load
 from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, ParitySummary
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
 from sparsesam_deploy.model.predictor import SparseSamPredictor
-from sparsesam_deploy.runtime import backends
+from sparsesam_deploy.runtime import onnx_runtime, torch_runtime
 from tests.comparison import relative_error
 from tests.export.models import global_outputs, random_image
 from tests.helpers import TINY, save_random_checkpoint
 from tests.runtime.builds import CHECKPOINT
 
-on_the_cpu = pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+on_the_cpu = pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 TOLERANCE = 1e-5
 
 
@@ -37,30 +37,30 @@ def copied(dense, tmp_path) -> Path:
 
 
 @on_the_cpu
-def test_a_dense_build_is_segment_anything(dense, backend):
+def test_a_dense_build_is_segment_anything(dense, runtime):
     image = random_image(batch=2)
     with torch.no_grad():
         expected = dense.loaded.sam.image_encoder(image)
-    found = load(dense.folder, backend, "cpu")(image)
+    found = load(dense.folder, runtime, "cpu")(image)
     assert found.dtype == torch.float32 and relative_error(found, expected) < TOLERANCE
 
 
 @on_the_cpu
-def test_sam_hq_answers_with_a_pair(sparse_hq, backend):
+def test_sam_hq_answers_with_a_pair(sparse_hq, runtime):
     image, encoder = random_image(), sparse_hq.encoder
     with torch.no_grad():
         streams = encoder.block_outputs(image)
         expected = encoder.finish(streams[-1]), global_outputs(encoder, streams)
-    found = load(sparse_hq.folder / MANIFEST, backend, "cpu")(image.numpy())
+    found = load(sparse_hq.folder / MANIFEST, runtime, "cpu")(image.numpy())
     assert [value.shape for value in found] == [(1, 256, 64, 64), (2, 1, 64, 64, 64)]
     for value, wanted in zip(found, expected, strict=True):
         assert relative_error(torch.from_numpy(value), wanted) < TOLERANCE
 
 
 @on_the_cpu
-def test_behind_the_predictor(sparse_hq, backend):
+def test_behind_the_predictor(sparse_hq, runtime):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    sam, encoder = sparse_hq.loaded.sam, load(sparse_hq.folder, backend, "cpu")
+    sam, encoder = sparse_hq.loaded.sam, load(sparse_hq.folder, runtime, "cpu")
     predictors = [SparseSamPredictor(sam, sparse_hq.encoder), SparseSamPredictor(sam, encoder)]
     predictors[0].set_image(pixels)
     predictors[1].set_image(torch.from_numpy(pixels))
@@ -69,7 +69,7 @@ def test_behind_the_predictor(sparse_hq, backend):
 
 
 def test_half_precision_is_that_of_the_build(dense, tmp_path):
-    """The torch backend computes in the manifest's precision: more than float32's error, less than nonsense."""
+    """The torch runtime computes in the manifest's precision: more than float32's error, less than nonsense."""
     shutil.copytree(dense.folder, tmp_path, dirs_exist_ok=True)
     manifest = EngineManifest.read(tmp_path / MANIFEST)
     manifest.model_copy(update={"export": replace(manifest.export, dtype="bf16")}).write(tmp_path / MANIFEST)
@@ -81,12 +81,12 @@ def test_half_precision_is_that_of_the_build(dense, tmp_path):
 
 
 @on_the_cpu
-def test_torchs_default_dtype_does_not_matter(dense, backend):
+def test_torchs_default_dtype_does_not_matter(dense, runtime):
     """float64, since in half as much memory a failure would write beyond the end and take pytest along."""
     image, before = random_image(), torch.get_default_dtype()
     with torch.no_grad():
         expected = dense.loaded.sam.image_encoder(image)
-    encode = load(dense.folder, backend, "cpu")
+    encode = load(dense.folder, runtime, "cpu")
     torch.set_default_dtype(torch.float64)
     try:
         found = encode(image)
@@ -97,8 +97,8 @@ def test_torchs_default_dtype_does_not_matter(dense, backend):
 
 def test_sam_hq_on_torch_keeps_no_more_than_it_answers_with(sparse_hq):
     """The streams of all blocks of a ViT-H would be 670 MB an image."""
-    backend = load(sparse_hq.folder, "torch", "cpu")._backend
-    streams, alive, most = backend.encoder.streams, [], []
+    runtime = load(sparse_hq.folder, "torch", "cpu")._runtime
+    streams, alive, most = runtime.encoder.streams, [], []
 
     def watched(image):
         for stream in streams(image):
@@ -106,8 +106,8 @@ def test_sam_hq_on_torch_keeps_no_more_than_it_answers_with(sparse_hq):
             most.append(sum(reference() is not None for reference in alive))
             yield stream
 
-    backend.encoder.streams = watched
-    backend.new_run()(random_image())
+    runtime.encoder.streams = watched
+    runtime.new_run()(random_image())
     assert len(most) == 1 + sparse_hq.encoder.config.depth and max(most) <= 2  # a block's input and its output
 
 
@@ -125,12 +125,12 @@ def torchs_own_choice():
 
 def test_torch_on_a_gpu_computes_in_full_float32(dense, torchs_own_choice):
     """And leaves torch's own choice as it was."""
-    backend, cudnn, seen = load(dense.folder, "torch", "cpu")._backend, torch.backends.cudnn, []
-    encode = backend.encoder.encode
-    backend.encoder.encode = lambda image: seen.append((cudnn.conv.fp32_precision, cudnn.allow_tf32)) or encode(image)
-    backend.device = torch.device("cuda", 0)
+    runtime, cudnn, seen = load(dense.folder, "torch", "cpu")._runtime, torch.backends.cudnn, []
+    encode = runtime.encoder.encode
+    runtime.encoder.encode = lambda image: seen.append((cudnn.conv.fp32_precision, cudnn.allow_tf32)) or encode(image)
+    runtime.device = torch.device("cuda", 0)
     before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32
-    backend.new_run()(random_image())
+    runtime.new_run()(random_image())
     assert seen == [("ieee", False)] and before == ("tf32", "tf32", True)
     assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, cudnn.allow_tf32) == before
 
@@ -141,30 +141,30 @@ def test_torchs_newer_setting_is_respected_too(torchs_own_choice, monkeypatch):
     monkeypatch.setattr(cudnn.rnn, "fp32_precision", "ieee")
     with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
         _ = cudnn.allow_tf32
-    with backends._without_tf32():
+    with torch_runtime._without_tf32():
         assert cudnn.conv.fp32_precision == "ieee"
     assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", "ieee")
 
 
 # --- what it refuses ---------------------------------------------------------------------------------------------
 
-CPU = {"backend": "onnxruntime", "device": "cpu"}
+CPU = {"runtime": "onnxruntime", "device": "cpu"}
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 @pytest.mark.parametrize(
     ("choices", "error", "sentence"),
     [
-        ({"backend": "openvino"}, InvalidInput, "backend 'openvino' is unknown; choose one of tensorrt, tensorrt-rtx"),
-        ({"backend": "torch"}, InvalidInput, "torch runs on the CPU and on GPUs; say which by device, cpu or cuda"),
-        ({"backend": "onnxruntime", "device": "gpu"}, InvalidInput, "device 'gpu' is unknown; give cpu, cuda or"),
-        ({"backend": "onnxruntime", "device": "meta"}, InvalidInput, "onnxruntime does not run on meta; give cpu or"),
+        ({"runtime": "openvino"}, InvalidInput, "runtime 'openvino' is unknown; choose one of tensorrt, tensorrt-rtx"),
+        ({"runtime": "torch"}, InvalidInput, "torch runs on the CPU and on GPUs; say which by device, cpu or cuda"),
+        ({"runtime": "onnxruntime", "device": "gpu"}, InvalidInput, "device 'gpu' is unknown; give cpu, cuda or"),
+        ({"runtime": "onnxruntime", "device": "meta"}, InvalidInput, "onnxruntime does not run on meta; give cpu or"),
         ({"device": "cpu"}, InvalidInput, "tensorrt-rtx does not run on cpu; give cuda"),
         ({**CPU, "cuda_graph": True}, InvalidInput, "onnxruntime on cpu makes no CUDA graph; leave cuda_graph out"),
-        ({**CPU, "checkpoint": "w.pth"}, InvalidInput, r"the onnxruntime backend has its weights in \S+; leave"),
+        ({**CPU, "checkpoint": "w.pth"}, InvalidInput, r"the onnxruntime runtime has its weights in \S+; leave"),
         pytest.param({}, EnvironmentProblem, "finds no CUDA GPU for tensorrt-rtx; install a CUDA build", marks=NO_GPU),
         pytest.param(
-            {"backend": "onnxruntime", "device": "cuda"},
+            {"runtime": "onnxruntime", "device": "cuda"},
             EnvironmentProblem,
             "finds no CUDA GPU for onnxruntime",
             marks=NO_GPU,
@@ -207,55 +207,55 @@ def test_onnx_runtime_that_drops_the_provider(dense, monkeypatch):
     """It warns and goes on with the CPU when CUDA does not start."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     manifest = EngineManifest.read(dense.folder / MANIFEST)
-    backend = backends.OnnxRuntimeBackend(dense.folder, manifest, torch.device("cuda", 0))
+    runtime = onnx_runtime.OnnxRuntime(dense.folder, manifest, torch.device("cuda", 0))
     with pytest.raises(EnvironmentProblem, match=r"CUDAExecutionProvider of ONNX Runtime .* does not start on cuda:0"):
-        backend._session({})
+        runtime._session({})
 
 
 @pytest.fixture
-def onnx_backend(dense) -> backends.OnnxRuntimeBackend:
+def ort(dense) -> onnx_runtime.OnnxRuntime:
     manifest = EngineManifest.read(dense.folder / MANIFEST)
-    return backends.OnnxRuntimeBackend(dense.folder, manifest, torch.device("cpu"))
+    return onnx_runtime.OnnxRuntime(dense.folder, manifest, torch.device("cpu"))
 
 
-def test_onnx_runtime_that_computes_layers_elsewhere(onnx_backend):
-    session, path = onnx_backend.session, onnx_backend.path
+def test_onnx_runtime_that_computes_layers_elsewhere(ort):
+    session, path = ort.session, ort.path
     with pytest.raises(
         EnvironmentProblem, match=r"no CUDAExecutionProvider kernels for Conv, .*MatMul, .* build anoth"
     ):
-        backends._check_placement(session, "CUDAExecutionProvider", path)
-    backends._check_placement(session, "CPUExecutionProvider", path)
+        onnx_runtime._check_placement(session, "CUDAExecutionProvider", path)
+    onnx_runtime._check_placement(session, "CPUExecutionProvider", path)
 
 
-def test_onnx_runtime_whose_provider_fails_is_not_replaced(onnx_backend, capfd):
+def test_onnx_runtime_whose_provider_fails_is_not_replaced(ort, capfd):
     """It would print so on stdout and take the CPU with its default options."""
     with pytest.raises(CheckFailed, match=r"ONNX Runtime cannot run \S+encoder.onnx \(.*\); free memory if"):
-        onnx_backend._session("no options")
+        ort._session("no options")
     assert capfd.readouterr().out == ""
 
 
-def test_onnx_runtime_that_fails_in_a_run(onnx_backend):
+def test_onnx_runtime_that_fails_in_a_run(ort):
     with pytest.raises(CheckFailed, match=r"ONNX Runtime cannot run \S+encoder.onnx \(.+\); free memory if") as caught:
-        onnx_backend.new_run()(torch.zeros(1, 3, 1024, 512))
+        ort.new_run()(torch.zeros(1, 3, 1024, 512))
     assert "\n" not in str(caught.value)
 
 
-def test_onnx_runtime_on_cuda_is_asked_for_full_float32_in_the_callers_stream(onnx_backend, monkeypatch):
+def test_onnx_runtime_on_cuda_is_asked_for_full_float32_in_the_callers_stream(ort, monkeypatch):
     asked = []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0xC0FFEE))
-    monkeypatch.setattr(onnx_backend, "_session", lambda options: asked.append(options) or onnx_backend.session)
-    onnx_backend.device = torch.device("cuda", 1)
-    onnx_backend.new_run()
+    monkeypatch.setattr(ort, "_session", lambda options: asked.append(options) or ort.session)
+    ort.device = torch.device("cuda", 1)
+    ort.new_run()
     assert asked == [{"device_id": "1", "user_compute_stream": str(0xC0FFEE), "use_tf32": "0"}]
 
 
-@pytest.mark.parametrize("backend", [None, "onnxruntime", "torch"])
-def test_a_build_that_failed_its_parity_check(copied, backend):
+@pytest.mark.parametrize("runtime", [None, "onnxruntime", "torch"])
+def test_a_build_that_failed_its_parity_check(copied, runtime):
     """Whatever is to run it; what else a manifest may say of parity is in tests/engines/test_folder.py."""
     manifest = EngineManifest.read(copied / MANIFEST)
     manifest.model_copy(update={"parity": ParitySummary(passed=False)}).write(copied / MANIFEST)
     with pytest.raises(CheckFailed, match=r"manifest.json says that this build failed its parity check; see which wi"):
-        load(copied, backend, "cpu")
+        load(copied, runtime, "cpu")
 
 
 def test_onnx_runtime_has_no_bfloat16_on_the_cpu(copied):

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 """float32 without TF32, products summed in another order than on the CPU."""
 
 
-def backends() -> list[str]:
+def runtimes() -> list[str]:
     """Those that this machine can run on its GPU."""
     if not torch.cuda.is_available():
         return ["none"]
@@ -51,14 +51,14 @@ def backends() -> list[str]:
 class Case:
     """A build and what runs it, with two images and segment_anything's answers."""
 
-    backend: str
+    runtime: str
     build: Build
     folder: Path
     images: list[Tensor]
     expected: list[Tensor]
 
 
-@pytest.fixture(scope="module", params=backends())
+@pytest.fixture(scope="module", params=runtimes())
 def case(request, dense, tmp_path_factory) -> Case:
     folder = dense.folder
     if request.param == "tensorrt":
@@ -73,9 +73,9 @@ graphs = pytest.mark.parametrize("cuda_graph", [False, True], ids=["eager", "gra
 
 
 def opened(case: Case, cuda_graph: bool = False):
-    if cuda_graph and case.backend == "onnxruntime":
+    if cuda_graph and case.runtime == "onnxruntime":
         pytest.skip("ONNX Runtime makes no CUDA graph here")
-    return load(case.folder, case.backend, "cuda", cuda_graph=cuda_graph)
+    return load(case.folder, case.runtime, "cuda", cuda_graph=cuda_graph)
 
 
 @graphs
@@ -109,7 +109,7 @@ def test_streams_threads_and_clones_do_not_disturb_each_other(case, cuda_graph):
 
 
 def test_a_call_does_not_wait_for_the_gpu(case):
-    if case.backend == "onnxruntime":
+    if case.runtime == "onnxruntime":
         pytest.skip("ONNX Runtime waits for its results")
     encode, image = opened(case), case.images[0].cuda()
     encode.warm_up()
@@ -152,4 +152,4 @@ def test_preprocessing_is_the_same_to_the_bit(size):
 
 def test_the_manifest_names_this_builder(case):
     builder = EngineManifest.read(case.folder / MANIFEST).builder
-    assert builder == ("tensorrt" if case.backend == "tensorrt" else "tensorrt-rtx")
+    assert builder == ("tensorrt" if case.runtime == "tensorrt" else "tensorrt-rtx")

@@ -23,7 +23,7 @@ from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
 from ...parity.verify import as_array, reference_outputs
-from ...runtime.loading import BackendName, load
+from ...runtime.loading import RuntimeName, load
 
 Outputs = EncoderOutputs[np.ndarray]
 """What an encoder gives for one image, float32."""
@@ -64,14 +64,14 @@ class ExportedEncoder:
         InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner` and `load`.
     """
 
-    def __init__(self, folder: BuildFolder, backend: BackendName, device: str | None) -> None:
-        if backend == "onnxruntime" and device in (None, "cpu"):
+    def __init__(self, folder: BuildFolder, runtime: RuntimeName, device: str | None) -> None:
+        if runtime == "onnxruntime" and device in (None, "cpu"):
             runner = OnnxRunner(folder.encoder_onnx)
             self._batch = runner.metadata["batch"][0]
             self.computed_by = f"{runner.kernels}, {folder.encoder_onnx.name} {sha256_file(folder.encoder_onnx)[:12]}"
             self._run = lambda image: EncoderOutputs.of_named(encode_one(runner, image.numpy(), self._batch))
         else:
-            engine = load(folder.path, backend, device)
+            engine = load(folder.path, runtime, device)
             self._batch = engine.batch.min
             self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
             self._run = lambda image: self._first(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
@@ -102,7 +102,7 @@ def dense_variant(loaded: LoadedSam, device: torch.device, backend: Backend = "r
     return torch_variant("dense", loaded, DENSE, device, backend)
 
 
-def exported_variant(folder: Path, loaded: LoadedSam, backend: BackendName, device: str | None) -> Variant:
+def exported_variant(folder: Path, loaded: LoadedSam, runtime: RuntimeName, device: str | None) -> Variant:
     """The encoder exported into ``folder``, which must come from ``loaded``.
 
     Raises:
@@ -117,10 +117,10 @@ def exported_variant(folder: Path, loaded: LoadedSam, backend: BackendName, devi
             f"{exported.encoder_onnx} was exported from {metadata['checkpoint']['source']}, not from {loaded.source}; "
             "give the checkpoint it came from."
         )
-    name = f"{folder} ({metadata['dtype']}, {backend})"
+    name = f"{folder} ({metadata['dtype']}, {runtime})"
     shape = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity_of(metadata), metadata["gelu"])
     shape = shape.to(next(loaded.sam.image_encoder.parameters()).device)
-    return Variant(name, shape, ExportedEncoder(exported, backend, device))
+    return Variant(name, shape, ExportedEncoder(exported, runtime, device))
 
 
 def combinations(choices: dict[str, Sequence[Any]], base: SparsityConfig) -> list[SparsityConfig]:

@@ -18,7 +18,7 @@ from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, FileReco
 from sparsesam_deploy.engines.opening import open_engine
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
-from sparsesam_deploy.runtime.backends import EngineBackend
+from sparsesam_deploy.runtime.engine import EngineRuntime
 from tests.runtime.fake_tensorrt import PLAN, SCALE, FakeTensorRT
 
 STREAM = 0xC0FFEE
@@ -141,22 +141,22 @@ def test_without_a_gpu_the_other_backends_are_named(install, manifest, tmp_path)
 
 
 @pytest.fixture
-def backend(manifest, tmp_path):
+def runtime(manifest, tmp_path):
     """On the host, where the pretended GPU has its memory."""
 
-    def make() -> EngineBackend:
-        backend = EngineBackend(tmp_path, manifest, torch.device("cuda", 0))
-        backend.device = torch.device("cpu")
-        return backend
+    def make() -> EngineRuntime:
+        runtime = EngineRuntime(tmp_path, manifest, torch.device("cuda", 0))
+        runtime.device = torch.device("cpu")
+        return runtime
 
     return make
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_engine_reads_and_writes_torchs_memory_in_torchs_stream(install, backend, batch):
+def test_the_engine_reads_and_writes_torchs_memory_in_torchs_stream(install, runtime, batch):
     fake = install()
     image = torch.randn(batch, 3, 1024, 1024, generator=torch.Generator().manual_seed(batch))
-    (found,) = backend().new_run()(image)
+    (found,) = runtime().new_run()(image)
     assert torch.equal(found.flatten(), SCALE * image.flatten()[: found.numel()])
     assert found.shape == (batch, 256, 64, 64)
     assert fake.diary[2:] == [
@@ -168,10 +168,10 @@ def test_the_engine_reads_and_writes_torchs_memory_in_torchs_stream(install, bac
     ]
 
 
-def test_the_engine_writes_float32_whatever_torchs_default_is(install, backend):
+def test_the_engine_writes_float32_whatever_torchs_default_is(install, runtime):
     """Of half precision too; but then a failure would write beyond the end and take pytest along."""
     install()
-    image, run = torch.ones(1, 3, 1024, 1024), backend().new_run()
+    image, run = torch.ones(1, 3, 1024, 1024), runtime().new_run()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -181,26 +181,26 @@ def test_the_engine_writes_float32_whatever_torchs_default_is(install, backend):
     assert found.dtype == torch.float32 and (found == SCALE).all()
 
 
-def test_sam_hq_answers_in_the_order_of_the_protocol(install, backend):
+def test_sam_hq_answers_in_the_order_of_the_protocol(install, runtime):
     """Whatever the order of the engine's outputs."""
     install(outputs=("interm_embeddings", "image_embeddings"))
     image = torch.randn(2, 3, 1024, 1024, generator=torch.Generator().manual_seed(0))
-    found = backend().new_run()(image)
+    found = runtime().new_run()(image)
     assert [tuple(value.shape) for value in found] == [(2, 256, 64, 64), (2, 2, 64, 64, 64)]
     for value in found:
         assert torch.equal(value.flatten(), SCALE * image.flatten()[: value.numel()])
 
 
-def test_answers_are_not_written_again(install, backend):
+def test_answers_are_not_written_again(install, runtime):
     install()
-    run = backend().new_run()
+    run = runtime().new_run()
     first, second = run(torch.ones(1, 3, 1024, 1024)), run(torch.zeros(1, 3, 1024, 1024))
     assert (first[0] == SCALE).all() and (second[0] == 0).all()
 
 
-def test_each_run_has_a_context_of_its_own(install, backend):
+def test_each_run_has_a_context_of_its_own(install, runtime):
     fake = install()
-    shared = backend()
+    shared = runtime()
     shared.new_run(), shared.new_run()
     assert [name for name, *_ in fake.diary] == ["plugins", "engine", "context", "context"]
 
@@ -218,8 +218,8 @@ def test_each_run_has_a_context_of_its_own(install, backend):
         ("run", CheckFailed, r"encoder.engine does not run \(run is not to be had\); rebuild"),
     ],
 )
-def test_a_step_that_fails_ends_the_run(install, backend, fails, error, sentence):
+def test_a_step_that_fails_ends_the_run(install, runtime, fails, error, sentence):
     fake = install(fails=fails)
     with pytest.raises(error, match=sentence):
-        backend().new_run()(torch.zeros(1, 3, 1024, 1024))
+        runtime().new_run()(torch.zeros(1, 3, 1024, 1024))
     assert fails == "run" or "run" not in [name for name, *_ in fake.diary]
