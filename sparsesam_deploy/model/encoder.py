@@ -150,10 +150,6 @@ class SparseSamEncoder(nn.Module):
         """Z-ordered stream (B, 4096, C) -> raster grid (B, 64, 64, C)."""
         return stream.index_select(1, self.inv_perm).unflatten(1, (self.config.grid_size,) * 2)
 
-    def block_outputs(self, image: Tensor) -> list[Tensor]:
-        """Output of every block: depth tensors (B, 4096, C), Z-ordered; ``perm[i]`` is the raster index of row i."""
-        return list(self.streams(image))[1:]
-
     def outputs_of(self, streams: Iterable[Tensor]) -> EncoderOutputs[Tensor]:
         """The outputs, given the stream after the embedding and after each block; only what is needed of it is kept."""
         grids = []

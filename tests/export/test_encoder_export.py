@@ -192,7 +192,7 @@ def test_hq_intermediate_embeddings(batch: tuple[int, int, int], tmp_path: Path)
     assert [value.name for value in exported.load().graph.output] == [OUTPUT, HQ_OUTPUT]
     image = random_image(2 if batch[2] > 1 else 1)
     out, interm = exported.run(image)
-    streams = exported.encoder.block_outputs(image)
+    streams = list(exported.encoder.streams(image))[1:]
     assert interm.shape == (2, len(image), 64, 64, TINY.embed_dim)
     assert relative_error(out, exported.encoder(image)) <= TOLERANCE
     assert relative_error(interm, global_outputs(exported.encoder, streams)) <= TOLERANCE

@@ -85,7 +85,7 @@ def test_sam_hq_answers_with_a_pair(seen, monkeypatch):
     """As `load` does, so that the predictor for SAM-HQ takes it."""
     encoder = pretended(replace(TINY, hq=True), monkeypatch)
     with torch.no_grad():
-        streams = encoder.block_outputs(noise_image())
+        streams = list(encoder.streams(noise_image()))[1:]
         expected = encoder.finish(streams[-1]), global_outputs(encoder, streams)
     found = CapturedEncoder(encoder)(noise_image())
     assert len(found) == 2 and all(map(torch.equal, found, expected))
