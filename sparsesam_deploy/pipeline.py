@@ -15,10 +15,11 @@ from .engines.builder import BuiltEngine, build_engine, check_buildable
 from .engines.folder import ABOUT_AN_ENGINE, BuildFolder
 from .engines.manifest import Checkpoint, EngineManifest, FileRecord, ParitySummary, Preprocessing
 from .engines.options import BuilderName, EngineOptions, chosen_builder
-from .errors import CheckFailed
+from .errors import CheckFailed, InvalidInput
 from .export.decoder import export_decoder
 from .export.encoder import export_encoder
 from .export.metadata import load_exported, options_of, sparsity_of, weight_files
+from .export.options import ExportOptions
 from .model.checkpoint import LoadedSam
 from .model.encoder import SparseSamEncoder
 from .parity.overlay import draw_overlay
@@ -129,10 +130,11 @@ def build(
 
     Raises:
         CheckFailed: an audit finding; parity is not raised but reported.
-        InvalidInput: ``recipe`` names no builder.
+        InvalidInput: ``recipe`` names no builder, or asks for plugins and for none of the nodes that become them.
     """
     builder = chosen_builder(recipe.builder)
     check_buildable(builder, recipe.engine, plugin_library)
+    _check_has_nodes(recipe.export, plugin_library)
     with output_folder(output, replaces=ABOUT_AN_ENGINE) as partial:
         folder = BuildFolder(partial)
         loaded = export(recipe, folder, stages)
@@ -155,6 +157,14 @@ def build(
     return BuildResult(manifest, report)
 
 
+def _check_has_nodes(options: ExportOptions, plugin_library: Path | None) -> None:
+    if options.inline and plugin_library is not None:
+        raise InvalidInput(
+            f"an encoder exported with --inline has no nodes that could become the plugins of {plugin_library}; "
+            "export it without --inline, or build with --no-plugins."
+        )
+
+
 def reject(folder: BuildFolder, rejected: BuildFolder) -> None:
     """Move everything in ``folder`` to ``rejected``."""
     rejected.path.mkdir()
@@ -174,9 +184,11 @@ def build_engine_only(
 
     Raises:
         CheckFailed: an audit finding, or the decoder beside the encoder is of another checkpoint.
+        InvalidInput: the encoder is inlined and there are plugins to build.
     """
     check_buildable(builder, options, plugin_library)
     model, metadata = load_exported(encoder, "encoder")
+    _check_has_nodes(options_of(metadata), plugin_library)
     beside = [encoder.with_name(name) for name in weight_files(model)]
     del model
     if (decoder := BuildFolder(encoder.parent).decoder_onnx).is_file():

@@ -27,6 +27,7 @@ from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.recipe import ExportRecipe
 
 from .engines.graphs import install_tensorrt
+from .export.models import export
 from .helpers import TINY, random_sam
 from .parity.faults import OF_ANOTHER_CHECKPOINT, write_broken
 
@@ -109,3 +110,16 @@ def test_what_the_builder_cannot_do_is_refused_before_the_export(tmp_path, monke
     recipe = ExportRecipe.of({"model": "nano", "builder": "tensorrt-rtx", **options})
     with pytest.raises(InvalidInput, match=sentence):
         building.build(recipe, tmp_path / "out", [], silent(), library)
+
+
+def test_plugins_for_an_inlined_encoder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "check_buildable", lambda *arguments: None)
+    monkeypatch.setattr(building, "export", lambda *arguments: pytest.fail("an export was begun"))
+    library, sentence = Path("lib.so"), "no nodes that could become the plugins of lib.so; export it without --inline"
+    recipe = ExportRecipe.of({"model": "nano", "builder": "tensorrt", "inline": True})
+    with pytest.raises(InvalidInput, match=sentence):
+        building.build(recipe, tmp_path / "out", [], silent(), library)
+    exported = export(tmp_path, PRESETS["default"], inline=True).path
+    with pytest.raises(InvalidInput, match=sentence):
+        build_engine_only(exported, tmp_path / "out", "tensorrt", EngineOptions(), library, silent())
+    assert not (tmp_path / "out").exists()

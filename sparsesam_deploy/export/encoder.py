@@ -46,7 +46,7 @@ def export_encoder(
 
     Args:
         encoder: float32, from ``loaded``.
-        options: precision and batch; GELU is the encoder's own.
+        options: precision, batch and whether to inline; GELU is the encoder's own.
 
     Raises:
         CheckFailed: onnx.checker refuses the result.
@@ -60,6 +60,7 @@ def export_encoder(
         encoder_metadata(encoder, loaded, options),
         {"image": {0: torch.export.Dim("batch")}} if low != high else None,
         inner_names(encoder),
+        options.inline,
     )
 
 

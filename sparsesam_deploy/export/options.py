@@ -30,6 +30,9 @@ class ExportOptions:
     dtype: Annotated[Dtype, Field(description="Precision of weights and activations.")] = "fp16"
     gelu: Annotated[Gelu, Field(description="Exact GELU or its tanh approximation.")] = "erf"
     batch: Annotated[Batch, Field(description="Static or dynamic batch size.", examples=["N|MIN,OPT,MAX"])] = (1, 1, 1)
+    inline: Annotated[
+        bool, Field(description="Write standard operators alone, for programs without ONNX functions; no plugins then.")
+    ] = False
 
     def __post_init__(self) -> None:
         check_settings(self)

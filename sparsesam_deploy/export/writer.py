@@ -41,6 +41,7 @@ def export_module(
     metadata: dict[str, Any],
     dynamic_shapes: dict[str, Any] | None = None,
     inner_values: Sequence[str] = (),
+    inline: bool = False,
 ) -> None:
     """Trace a module, attach the bodies of its custom nodes, write ``path`` and check it.
 
@@ -54,6 +55,7 @@ def export_module(
         dynamic_shapes: as for ``torch.export``.
         inner_values: names for further results of the module after ``outputs``: kept as names of inner values, so
             that a verifier can look at them, but not as outputs.
+        inline: put the bodies in the place of the nodes, so that only standard operators are left.
 
     Raises:
         CheckFailed: onnx.checker refuses the result.
@@ -63,6 +65,8 @@ def export_module(
     _name_nodes(model.graph)
     _narrow_index_tables(model.graph)
     _attach_functions(model)
+    if inline:
+        _inline(model)
     model.producer_name, model.graph.name = "sparsesam-deploy", path.stem
     Sequential(
         passes.DeduplicateInitializersPass(size_limit=1 << 16),
@@ -178,3 +182,14 @@ def _attach_functions(model: ir.Model) -> None:
         if body.name in used:
             function = ir.from_proto(body)
             model.functions[function.identifier()] = function
+
+
+def _inline(model: ir.Model) -> None:
+    """Put bodies in the place of nodes; what a body brings is named after the node and its place in the body."""
+    names: list[str | None] = []
+    for node in model.graph:
+        body = model.functions.get(node.op_identifier())
+        names += [f"{node.name}.{inner.op_type}_{index}" for index, inner in enumerate(body or ())] or [node.name]
+    passes.InlinePass()(model)
+    for node, name in zip(model.graph, names, strict=True):
+        node.name = name

@@ -44,10 +44,6 @@ class OnnxRunner:
         inner_values: names of inner values to return beside the outputs.
         float32: run a half-precision graph in float32 without its rounding (see ``precision.py``).
 
-    Attributes:
-        num_groups, num_merged: groups computed in full, and 4x4 squares merged, by each routed MLP or shared attention,
-            as the nodes say.
-
     Raises:
         InvalidInput, CheckFailed: see `load_exported`; the graph lacks an inner value; ONNX Runtime refuses it.
         EnvironmentProblem: ONNX Runtime is not installed.
@@ -63,10 +59,6 @@ class OnnxRunner:
             raise CheckFailed(
                 f"{path} has no {missing[0]}, which an export of its densities has today; export the checkpoint again."
             )
-        counts = [{attribute.name: attribute.i for attribute in node.attribute} for node in model.graph.node]
-        counts = [attributes for attributes in counts if "num_groups" in attributes]
-        self.num_groups = [attributes["num_groups"] for attributes in counts]
-        self.num_merged = [attributes.get("num_merged", 0) for attributes in counts]
         self.names = [value.name for value in model.graph.output] + list(inner_values)
         self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
         if float32:

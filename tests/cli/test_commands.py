@@ -228,13 +228,16 @@ def test_doctor_prints_remedies_to_the_letter(sparsesam_export, monkeypatch, tmp
 
 def test_recipe_and_options_give_the_same_choice(sparsesam_export, tiny_checkpoint, tmp_path):
     recipe = tmp_path / "r.toml"
-    recipe.write_text('checkpoint = "weights.safetensors"\ndensity = 0.5\norder = "interleaved"\ndtype = "fp32"\n')
+    recipe.write_text(
+        'checkpoint = "weights.safetensors"\ndensity = 0.5\norder = "interleaved"\ndtype = "fp32"\ninline = true\n'
+    )
     (tmp_path / "weights.safetensors").symlink_to(tiny_checkpoint)
     assert sparsesam_export("onnx", "--recipe", recipe, "--density", "0.3", "--output", tmp_path / "a").code == 0
     described = json.loads(sparsesam_export("inspect", tmp_path / "a" / "encoder.onnx", "--json").out)
     assert (described["attention_density"], described["mlp_density"]) == (0.3, 0.3)
     assert (described["order"], described["dtype"], described["routing"]) == ("interleaved", "fp32", "share-variance")
     assert described["windowed_routing"] == "stripe"
+    assert described["inline"] is True and described["custom_nodes"] == {}
 
 
 def test_windows_share_rows_on_request(sparsesam_export, tiny_checkpoint, tmp_path):

@@ -50,11 +50,12 @@ def export(
     batch: tuple[int, int, int] = (1, 1, 1),
     gelu: str = "erf",
     config: SamConfig = TINY,
+    inline: bool = False,
 ) -> Exported:
     loaded = load_tiny(config)
     encoder = SparseSamEncoder(loaded.sam.image_encoder, config, sparsity, gelu).eval()
     path = folder / "encoder.onnx"
-    export_encoder(encoder, loaded, path, ExportOptions(dtype, batch=batch))
+    export_encoder(encoder, loaded, path, ExportOptions(dtype, batch=batch, inline=inline))
     return Exported(path, encoder)
 
 

@@ -71,9 +71,9 @@ def change_attribute(kind: str, name: str, change: Callable) -> Callable[[onnx.M
     return damage
 
 
-def add_groups(extra: int) -> Callable[[onnx.ModelProto, int], None]:
-    """Compute that many 2x2 groups too many in full, in a graph whose shapes agree with it."""
-    change = change_attribute("RoutedMlpPack", "num_groups", lambda number: number + extra)
+def add_to_count(name: str, extra: int) -> Callable[[onnx.ModelProto, int], None]:
+    """Compute that many 2x2 groups in full too many, or merge that many squares, in a graph whose shapes agree."""
+    change = change_attribute("RoutedMlpPack", name, lambda number: number + extra)
 
     def damage(model: onnx.ModelProto, block: int) -> None:
         change(model, block)
@@ -117,7 +117,7 @@ FAULTS = (
 )
 """Each in a block of its own, so that one file can hold them all: blocks are judged alone. 6, 9 and 10 stay healthy."""
 
-ONE_GROUP_TOO_MANY = Fault("one-group-too-many", 6, add_groups(1))
+ONE_GROUP_TOO_MANY = Fault("one-group-too-many", 6, add_to_count("num_groups", 1), "routing")
 
 
 def of_another_checkpoint(model: onnx.ModelProto, block: int) -> None:
