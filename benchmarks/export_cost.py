@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.random_weights import save_random_checkpoint
 
-LIMITS = {"vit_b": {"seconds": 60}, "vit_h": {"seconds": 180, "mib": 8192}}
+LIMITS = {"nano": {"seconds": 60}, "vit_b": {"seconds": 60}, "vit_h": {"seconds": 180, "mib": 8192}}
 """Of load, encoder and decoder together, checks included; engine and proof are not part of it."""
 EXPORT = ("load", "encoder.onnx", "decoder.onnx")
 

@@ -1,4 +1,4 @@
-"""A ViT-B goes through load and both exports within the time the benchmark allows."""
+"""A model of ViT-B's depth goes through load and both exports within the time the benchmark allows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.export_cost import EXPORT, run_case, within_limits
 
 
-def test_vit_b_exports_in_time(tmp_path: Path):
-    result = run_case("vit_b:fp16", tmp_path, export_only=True)
+def test_nano_exports_in_time(tmp_path: Path):
+    result = run_case("nano:fp16", tmp_path, export_only=True)
     assert [stage["name"] for stage in result["stages"]] == list(EXPORT)
     assert within_limits(result), result

@@ -195,8 +195,9 @@ def test_failed_parity_is_exit_1_and_goes_to_rejected(tiny_checkpoint, sparsesam
     assert sparsesam_export(*judge).code == 0  # it is judged anew, whatever its manifest says
 
 
-def test_accuracy_floor(built, sparsesam_export):
-    arguments = ("verify", built[0], "--model", "nano", "--images", SHIPPED / "astronaut.png", "--json")
+def test_accuracy_floor(tiny_export, tiny_checkpoint, sparsesam_export):
+    photo = SHIPPED / "astronaut.png"
+    arguments = ("verify", tiny_export, "--checkpoint", tiny_checkpoint, "--images", photo, "--json")
     failed = sparsesam_export(*arguments, "--min-dense-iou", "0.9999")
     assert failed.code == 1 and "mask IoU to dense" in json.loads(failed.out)["failures"][0]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 
 from sparsesam_deploy.engines.builder import build_engine
 from sparsesam_deploy.engines.options import EngineOptions
-from sparsesam_deploy.export.decoder import OUTPUTS, export_decoder
 from sparsesam_deploy.export.encoder import OUTPUT, inner_names
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
-from sparsesam_deploy.model.decoder import Prompts, SamDecoder
 from sparsesam_deploy.ops.function_body import OPSET
 from sparsesam_deploy.parity.blocks import StageError, decisions, first_failure, stage_errors
 from tests.comparison import relative_error
-from tests.export.models import Exported, export, load_tiny, random_image
+from tests.export.models import Exported, export, random_image, run_openvino
 from tests.parity.faults import Fault, write_broken
 from tests.parity.judging import assert_healthy, judge
 
@@ -31,14 +27,6 @@ VARIANTS = {  # every node type is in one of them
 }
 DYNAMIC = (1, 2, 4)
 PACK = "encoder.blocks.1.mlp.RoutedMlpPackShareQuadtree"
-
-
-def run_openvino(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What OpenVINO computes in float32, which it would else round to bfloat16 where the processor can."""
-    core = openvino.Core()
-    read = core.read_model(model.SerializeToString())
-    results = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(inputs)
-    return {name: value for output, value in results.items() for name in output.names}
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -64,22 +52,6 @@ def test_openvino_computes_the_encoder(inlined):
     assert first_failure(stages, "fp32") is None
     *_, last = encoder.streams(image, decisions(encoder, outputs))
     assert relative_error(torch.from_numpy(outputs[OUTPUT]), encoder.finish(last)) <= 1e-5
-
-
-@torch.inference_mode()
-def test_openvino_computes_the_decoder(tmp_path):
-    loaded = load_tiny()
-    export_decoder(loaded, tmp_path / "decoder.onnx")
-    embeddings = torch.randn(1, 256, 64, 64, generator=torch.Generator().manual_seed(0))
-    for prompts in (
-        Prompts.from_boxes(np.array([[100.0, 200, 600, 700]])),
-        Prompts.from_points(np.array([[[300.0, 200], [20, 900]]] * 3)),
-    ):
-        inputs = {"image_embeddings": embeddings.numpy(), **prompts.arrays()}
-        expected = SamDecoder(loaded.sam, loaded.config)(embeddings, **prompts.tensors())
-        found = run_openvino(onnx.load(tmp_path / "decoder.onnx"), inputs)
-        for name, wanted in zip(OUTPUTS, expected, strict=True):
-            assert relative_error(torch.from_numpy(found[name]), wanted) <= 1e-5
 
 
 def test_verify_accepts_it(tmp_path):

@@ -117,8 +117,6 @@ FAULTS = (
 )
 """Each in a block of its own, so that one file can hold them all: blocks are judged alone. 6, 9 and 10 stay healthy."""
 
-ONE_GROUP_TOO_MANY = Fault("one-group-too-many", 6, add_to_count("num_groups", 1), "routing")
-
 
 def of_another_checkpoint(model: onnx.ModelProto, block: int) -> None:
     """Say that the file was exported from ``other.pth``."""

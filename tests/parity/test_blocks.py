@@ -31,7 +31,7 @@ from sparsesam_deploy.parity.metrics import relative_l2
 from sparsesam_deploy.parity.samples import shipped_samples
 from sparsesam_deploy.parity.tolerance import AS_FP32, TOLERANCES
 
-from .faults import FAULTS, ONE_GROUP_TOO_MANY, Fault, write_broken
+from .faults import FAULTS, Fault, write_broken
 
 DTYPES = ("fp32", "fp16", "bf16")
 ROUTED = (3, 4, 6, 7, 9, 10)
@@ -116,12 +116,6 @@ def test_healthy_blocks_between_broken_ones_are_accepted(broken, dtype):
     accepted = [stage.name for stage in broken.stages if first_failure([stage], dtype) is None]
     decided = {f"block {i} routing" for i in (3, 6, 7, 9, 10)}
     assert {*accepted} == {"embedding", "block 4", "block 6", "block 9", "block 10", "neck"} | decided
-
-
-def test_a_wrong_number_of_groups_is_no_matter_of_rounding(exported, dtype, tmp_path):
-    path = write_broken(tmp_path / "encoder.onnx", exported, [ONE_GROUP_TOO_MANY])
-    failure = first_failure(judge(path, "share").stages, dtype)
-    assert failure is not None and failure.startswith("block 6 routing computes something else: error inf")
 
 
 def test_an_edit_that_is_not_signed_is_refused_by_its_digest(exported, tmp_path):
