@@ -92,8 +92,8 @@ class EncoderCheck:
         """One group or square more or less must not pass for a matter of rounding."""
         halves = self.reference.routed_halves
         for found, expected, what in (
-            (self.runner.num_groups, [half.num_groups for half in halves], "groups in full"),
-            (self.runner.num_merged, [half.num_merged for half in halves], "4x4 squares as one row each"),
+            (self.runner.num_groups, [half.counts.num_groups for half in halves], "groups in full"),
+            (self.runner.num_merged, [half.counts.num_merged for half in halves], "4x4 squares as one row each"),
         ):
             if found != expected:
                 raise CheckFailed(
@@ -158,7 +158,7 @@ def stage_errors(
         attended = block.attend(before, state)
         if isinstance(mlp, RoutedMlp):
             scores = mlp.token_scores(attended, state)
-            squares = mlp.square_scores(attended)[0] if mlp.num_merged else None
+            squares = mlp.square_scores(attended)[0] if mlp.counts.num_merged else None
             decided = state.decisions[mlp.decision_name][0]
             yield f"block {index} routing", routing_error(scores[0], decided, mlp, squares)
         yield f"block {index}", relative_l2(after.numpy(), mlp(attended, state).numpy(), before.numpy())
@@ -201,7 +201,7 @@ def routing_error(
         scores, row_of_token: (N,), Z-ordered.
         square_scores: (N / 16,), needed where squares are merged.
     """
-    own, rows, merged, num_tokens = half.num_own_rows, half.num_rows, half.num_merged, len(scores)
+    own, rows, merged, num_tokens = half.num_own_rows, half.num_rows, half.counts.num_merged, len(scores)
     flat = rows - own - merged
     tokens = torch.tensor(
         [1] * own + [GROUP] * flat + [SQUARE] * merged + [num_tokens - own - GROUP * flat - SQUARE * merged]

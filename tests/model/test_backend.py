@@ -48,7 +48,7 @@ def test_a_quadtree_on_kernels_computes_the_reference(monkeypatch, tmp_path):
     for backend in ("reference", "triton"):
         encoder = SparseSamEncoder(image_encoder, TINY, QUADTREE, backend=backend)
         (mlp,) = (block.mlp for block in encoder.blocks if isinstance(block.mlp, RoutedMlp))
-        assert mlp.num_merged
+        assert mlp.counts.num_merged
         found[backend] = mlp(x, ImageState()) - x
     assert relative_error(found["triton"], found["reference"]) <= 1e-5
 

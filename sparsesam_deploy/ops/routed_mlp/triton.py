@@ -17,11 +17,11 @@ from torch import Tensor
 from ...errors import InvalidInput
 from ..geometry import GROUP, SQUARE
 from ..launch import launch_settings
+from ..routing import Route
 from ..triton_language import require_launchable, triton
 from .kernels.pack import RANK_CHUNK, _given_kernel, _pack_kernel, _unpack_kernel
 from .kernels.quadtree import _quadtree_merge_kernel, _quadtree_pack_kernel, _quadtree_score_kernel
 from .kernels.scores import SOBEL_CHANNELS, _score_kernel, _sobel_kernel
-from .route import Route
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
