@@ -23,6 +23,7 @@ from ..model.config import PRESETS, SamConfig, SparsityConfig
 from ..model.ranking import ranked_sequence
 from ..ops.geometry import GRID_SIZE, GROUP, SQUARE, TILE, WINDOW_SIZE
 from ..ops.routed_mlp import Route, group_scores, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp.triton import KERNELS
 from ..ops.routing import RoutingRule, Selection, rule_of
 from ..ops.stripe_attention import Stripe, stripe_attention
 from ..ops.stripe_attention.kernels.lattice import lattice_steps
@@ -213,13 +214,6 @@ WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
     "stripe_attention.window": _window,
     "stripe_attention.listed": partial(_listed, windowed=True),
     "stripe_attention.listed_own_tile": partial(_listed, windowed=False),
-    "routed_mlp.score": partial(_pack, selection="variance"),
-    "routed_mlp.sobel": partial(_pack, selection="sobel"),
-    "routed_mlp.pack": partial(_pack, selection="variance"),
-    "routed_mlp.quadtree_score": partial(_pack, selection="quadtree"),
-    "routed_mlp.quadtree_merge": partial(_pack, selection="quadtree"),
-    "routed_mlp.quadtree_pack": partial(_pack, selection="quadtree"),
-    "routed_mlp.given": partial(_pack, selection="given"),
-    "routed_mlp.unpack": _unpack,
+    **{kernel.entry: partial(_pack, selection=kernel.selection) if kernel.selection else _unpack for kernel in KERNELS},
 }
 """By the kernel's name in the launch table."""
