@@ -125,6 +125,8 @@ ROUTING_RULES: dict[Routing, RoutingRule] = {
     "skip-static": RoutingRule("given", share=False, counts=_given),
     "skip-group-rank": RoutingRule("given", share=False, counts=_given, by_ranking=True),
 }
+SHARING = tuple(routing for routing, rule in ROUTING_RULES.items() if rule.share)
+"""Those by which no token is left out, which `tune` may search."""
 
 
 def rule_of(selection: Selection) -> RoutingRule:
