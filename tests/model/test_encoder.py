@@ -146,8 +146,8 @@ BATCHED = {
     "paper": PRESETS["paper"],
     # In one block: what the rounding of one does to near ties in the next is the batch's own.
     "interleaved": SparsityConfig(0.4, (1.0, 1.0, 0.4, 1.0), order="interleaved"),
-    "share-quadtree": SparsityConfig(0.4, 0.3, routing="share-quadtree"),
-    "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
+    **{routing: SparsityConfig(0.4, (1.0, 1.0, 0.3, 1.0), routing=routing) for routing in ROUTINGS},
+    "skip-sobel, ranked": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
     "windows-shared": SparsityConfig(0.4, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
 
