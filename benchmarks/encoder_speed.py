@@ -30,6 +30,7 @@ from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import FAMILIES, IMAGE_SIZE, PRESETS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.layers import cast_copy
+from sparsesam_deploy.ops.routing import SHARING
 from sparsesam_deploy.parity.metrics import relative_l2
 from sparsesam_deploy.parity.tolerance import TOLERANCES
 
@@ -38,7 +39,7 @@ BATCHES = (1, 8, 4)
 DEFAULT = "default preset"
 OTHERS = {
     **{f"density {d:g}": SparsityConfig(d, d) for d in (1.0, 0.5, 0.4, 0.3)},
-    "share-quadtree, MLP 0.3": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
+    **{f"{routing}, MLP 0.3": SparsityConfig(mlp_density=0.3, routing=routing) for routing in SHARING[1:]},
 }
 """Our variants besides the default preset, by name; density 1 is the fused dense control."""
 EAGER, GRAPH, COMPILED = "eager", "eager, graph", "torch.compile, graph"

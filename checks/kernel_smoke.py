@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.random_weights import random_encoder
 from benchmarks.results import progress
 from sparsesam_deploy.model.attention import ImageState
-from sparsesam_deploy.model.config import DENSE, PRESETS, SamConfig, SparsityConfig
+from sparsesam_deploy.model.config import DENSE, PRESETS, ROUTINGS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 
 CONFIG = SamConfig("custom", embed_dim=192, depth=4, num_heads=3, global_blocks=(0, 3))
@@ -21,8 +21,7 @@ CONFIG = SamConfig("custom", embed_dim=192, depth=4, num_heads=3, global_blocks=
 VARIANTS: dict[str, SparsityConfig] = {
     "dense": DENSE,
     "default preset: lattice, share-variance": PRESETS["default"],
-    "lattice, share-quadtree": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
-    "lattice, skip-sobel": SparsityConfig(0.4, 0.4, routing="skip-sobel"),
+    **{f"lattice, {routing}": SparsityConfig(0.4, 0.3, routing=routing) for routing in ROUTINGS},
     "interleaved, sparse windows, skip-static": SparsityConfig(0.4, 0.4, 0.4, "interleaved", "skip-static"),
     "paper preset: ranked, skip-group-rank": PRESETS["paper"],
 }

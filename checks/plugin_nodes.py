@@ -27,6 +27,7 @@ from sparsesam_deploy.model.ranking import ranked_sequence
 from sparsesam_deploy.ops.geometry import GRID_SIZE, TILE, WINDOW_SIZE
 from sparsesam_deploy.ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_unpack
 from sparsesam_deploy.ops.routed_mlp.onnx import UNPACK, UNPACK_INPUTS, Pack
+from sparsesam_deploy.ops.routing import ROUTING_RULES, rule_of
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.onnx import Pattern
 from sparsesam_deploy.parity.metrics import relative_l2
@@ -69,12 +70,7 @@ STRIPES = {  # name: (sparsity, windowed, density of attention)
     "window, sparse": (SparsityConfig(), True, DENSITY),
     "window, ranked": (SparsityConfig(order="ranked"), True, DENSITY),
 }
-PACKS = {
-    "share, variance": ("variance", True),
-    "share, quadtree": ("quadtree", True),
-    "skip, sobel": ("sobel", False),
-    "skip, given": ("given", False),
-}
+PACKS = {f"{'share' if rule.share else 'skip'}, {rule.selection}": rule for rule in ROUTING_RULES.values()}
 
 
 def nodes(config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Iterator[Node]:
@@ -138,10 +134,9 @@ def _images(config: SamConfig, dtype: torch.dtype, batch: int) -> tuple[Tensor, 
 
 def pack_node(name: str, config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Node:
     """A ``RoutedMlpPack*`` node, whose selection no rounding can change."""
-    selection, share = PACKS[name]
-    stream = _images(config, dtype, batch)
-    route = replace(route_of(selection, _images(config, dtype, 1)), share=share)
-    pack = Pack(selection, share)
+    rule, stream = PACKS[name], _images(config, dtype, batch)
+    route = route_of(rule, _images(config, dtype, 1))
+    pack = Pack(rule.selection, rule.share)
     everything = {**vars(route), **dict(zip(("x", "weight", "bias"), stream, strict=True)), "epsilon": EPSILON}
     expected = routed_mlp_pack(*(tensor.float().to(device) for tensor in stream), EPSILON, _moved(route, device))
     return Node(
@@ -161,7 +156,7 @@ def _moved(tables: Stripe | Route, device: torch.device) -> Stripe | Route:
 def unpack_node(config: SamConfig, dtype: torch.dtype, batch: int, device: torch.device = CPU) -> Node:
     """The ``RoutedMlpUnpack`` node, most tokens of which receive an update."""
     stream = _images(config, dtype, batch)
-    route = route_of("variance", _images(config, dtype, 1))
+    route = route_of(rule_of("variance"), _images(config, dtype, 1))
     skipped = Route(route.selection, False, route.num_groups)
     update, row_of_token = routed_mlp_pack(*stream, EPSILON, skipped)
     single = (tensor.to(device) for tensor in (stream[0].float(), update.float(), row_of_token))

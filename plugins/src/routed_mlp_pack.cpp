@@ -29,7 +29,7 @@ class RoutedMlpPack final : public Plugin {
       outputs[0].d[1] = inputs[mType.keep_indices].d[1];
     } else {
       outputs[0].d[1] = builder.constant(kGroup * mAttributes.num_groups);
-      if (mType.share) {  // N / 4 + 3 * num_groups - 3 * num_merged, as Route.num_rows in route.py
+      if (mType.share) {  // N / 4 + 3 * num_groups - 3 * num_merged, as Route.num_rows in routing.py
         auto const* const groups =
             builder.operation(DimensionOperation::kFLOOR_DIV, *x.d[1], *builder.constant(kGroup));
         auto const* const most = builder.operation(DimensionOperation::kSUM, *groups,

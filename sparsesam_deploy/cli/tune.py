@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InvalidInput
-from ..ops.routing import ROUTING_RULES
+from ..ops.routing import ROUTING_RULES, SHARING
 from ..optional import EXTRAS, require
 from . import data, options
 
@@ -54,10 +54,11 @@ LEAST = 4
 )
 @click.option(
     "--routing",
-    type=click.Choice([routing for routing, rule in ROUTING_RULES.items() if rule.share]),
+    type=click.Choice(SHARING),
     default="share-variance",
     show_default=True,
-    help="How MLPs share rows: 2x2 cells, down to a density of 0.25, or the flattest 4x4 squares too, down to 0.2.",
+    help="How MLPs share rows, which says how low their density can be: "
+    + ", ".join(f"{routing} {ROUTING_RULES[routing].least:g}" for routing in SHARING),
 )
 @click.option(
     "--cost-table",

@@ -16,7 +16,7 @@ from ..artifacts import output_file
 from ..errors import CheckFailed, EnvironmentProblem, SparseSamError
 from ..model.config import FAMILIES, SamConfig
 from ..ops.launch import Launch, compute_capability, forced, launch_settings, read_settings, write_settings
-from ..ops.routed_mlp.kernels.pack import RANK_CHUNK
+from ..ops.routed_mlp.triton import KERNELS
 from ..ops.triton_language import INTERPRETED, require_triton
 from ..parity.metrics import relative_l2
 from ..progress import Advance, Stages
@@ -51,15 +51,9 @@ class Grid:
     values: Callable[[int], int]
 
 
-def _power_of_two(width: int) -> int:
-    return 1 << (width - 1).bit_length()
-
-
 POWERS = (1, 2, 4, 8)
 ATTENTION = Grid((64, 128), (4, 8), (1, 2, 3, 4), lambda head_dim: head_dim + 64)  # results and scores of one tile
 OWN_TILE = replace(ATTENTION, blocks=(64,))  # a block is the query's own tile
-GROUPS = Grid(POWERS, POWERS, (1,), lambda embed_dim: 4 * _power_of_two(embed_dim))  # no loop that loads the stream
-ROWS = replace(GROUPS, values=_power_of_two)
 GRIDS: dict[str, Grid] = {
     # one line of the grid, whatever the block: a 64 x 64 product; no loop
     "stripe_attention.relative_terms": Grid((1,), POWERS, (1,), lambda head_dim: 64 * 64),
@@ -67,17 +61,10 @@ GRIDS: dict[str, Grid] = {
     "stripe_attention.window": ATTENTION,
     "stripe_attention.listed": ATTENTION,
     "stripe_attention.listed_own_tile": OWN_TILE,
-    "routed_mlp.score": GROUPS,
-    # 256 channels at a time: four sums, and the twelve rows of one step
-    "routed_mlp.sobel": replace(GROUPS, values=lambda embed_dim: 16 * min(256, _power_of_two(embed_dim))),
-    "routed_mlp.pack": GROUPS,
-    # a group of each square at a time, and the square's mean
-    "routed_mlp.quadtree_score": replace(GROUPS, values=lambda embed_dim: 5 * _power_of_two(embed_dim)),
-    "routed_mlp.quadtree_merge": replace(GROUPS, values=lambda embed_dim: RANK_CHUNK),
-    "routed_mlp.quadtree_pack": replace(GROUPS, values=lambda embed_dim: 5 * _power_of_two(embed_dim)),
-    "routed_mlp.given": ROWS,
-    "routed_mlp.unpack": ROWS,
+    # no loop that loads the stream
+    **{kernel.entry: Grid(POWERS, POWERS, (1,), kernel.live_values) for kernel in KERNELS},
 }
+"""By the kernel's name in the launch table."""
 
 
 def candidates(current: Launch) -> list[Launch]:

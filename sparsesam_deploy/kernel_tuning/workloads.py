@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model import density, order
+from ..model import order
 from ..model.attention import key_tables
 from ..model.config import PRESETS, SamConfig, SparsityConfig
 from ..model.ranking import ranked_sequence
 from ..ops.geometry import GRID_SIZE, GROUP, SQUARE, TILE, WINDOW_SIZE
-from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
-from ..ops.routing import Selection
+from ..ops.routed_mlp import Route, group_scores, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp.triton import KERNELS
+from ..ops.routing import RoutingRule, Selection, rule_of
 from ..ops.stripe_attention import Stripe, stripe_attention
 from ..ops.stripe_attention.kernels.lattice import lattice_steps
 from ..ops.stripe_attention.kernels.relative_terms import LOG2_E, relative_terms
@@ -150,29 +151,28 @@ def residual_stream(config: SamConfig, device: torch.device) -> tuple[Tensor, Te
     return x.half(), random(channels).half(), random(channels).half()
 
 
-def route_of(selection: Selection, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
-    """How rows are chosen at `DENSITY`, so that no rounding can change the choice, see `clear_cut`."""
+def route_of(rule: RoutingRule, stream: tuple[Tensor, Tensor, Tensor]) -> Route:
+    """How rows are chosen at `DENSITY`, so that no rounding can change the choice, see `clear_cut`.
+
+    It has the tables of all selections.
+    """
     x, weight, bias = stream
-    num_tokens = x.shape[1]
-    if selection == "given":
-        kept = order.lattice_sequence(num_tokens)[None, : density.kept_tokens(DENSITY, num_tokens, whole_groups=False)]
-        return Route("given", share=False, keep_indices=_table(kept, x.device))
-    if selection == "sobel":
-        tables = global_tables(x.device, math.isqrt(num_tokens))
-        perm, inv_perm = tables["perm"], tables["inv_perm"]
-        num_groups = clear_cut(group_sobel(x, perm, inv_perm)[0], density.shared_groups(DENSITY, num_tokens))
-        return Route(selection, True, num_groups, perm=perm, inv_perm=inv_perm)
+    counts, grid_size = rule.counts(DENSITY, x.shape[1]), math.isqrt(x.shape[1])
+    given = _table(order.lattice_sequence(x.shape[1])[None, : counts.num_given], x.device)
+    perm, inv_perm = (global_tables(x.device, grid_size)[name] for name in ("perm", "inv_perm"))
+    route = Route.of(rule, counts, perm=perm, inv_perm=inv_perm, keep_indices=given)
+    if rule.selection == "given":
+        return route
     y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), EPSILON)
-    scores = group_variance(y)[0]
-    if selection == "variance":
-        return Route(selection, True, clear_cut(scores, density.shared_groups(DENSITY, num_tokens)))
-    num_groups, num_merged = density.shared_quadtree(DENSITY, num_tokens)
+    scores = group_scores(rule.selection, x, y, perm, inv_perm)[0]
+    if not counts.num_merged:
+        return replace(route, num_groups=clear_cut(scores, counts.num_groups))
     squares = group_variance(y, SQUARE)[0]
-    num_whole = clear_cut(squares, len(squares) - num_merged)
+    num_whole = clear_cut(squares, len(squares) - counts.num_merged)
     merged = torch.zeros_like(squares, dtype=torch.bool)
     merged[squares.argsort(descending=True)[num_whole:]] = True
     unmerged = scores[~merged.repeat_interleave(SQUARE // GROUP)]
-    return Route(selection, True, clear_cut(unmerged, num_groups), int(merged.sum()))
+    return replace(route, num_groups=clear_cut(unmerged, counts.num_groups), num_merged=int(merged.sum()))
 
 
 def clear_cut(scores: Tensor, wanted: int) -> int:
@@ -194,14 +194,14 @@ def received(result: tuple[Tensor, Tensor]) -> Tensor:
 def _pack(config: SamConfig, device: torch.device, selection: Selection) -> Workload:
     stream = residual_stream(config, device)
     x, weight, bias = (tensor.float() for tensor in stream)
-    route = route_of(selection, stream)
+    route = route_of(rule_of(selection), stream)
     expected = routed_mlp_pack(x, weight, bias, EPSILON, route, "reference")
     return Workload(lambda: routed_mlp_pack(*stream, EPSILON, route, "triton"), received(expected), received)
 
 
 def _unpack(config: SamConfig, device: torch.device) -> Workload:
     stream = residual_stream(config, device)
-    update, row_of_token = routed_mlp_pack(*stream, EPSILON, route_of("variance", stream), "reference")
+    update, row_of_token = routed_mlp_pack(*stream, EPSILON, route_of(rule_of("variance"), stream), "reference")
     return Workload(
         lambda: routed_mlp_unpack(stream[0], update, row_of_token, "triton"),
         routed_mlp_unpack(stream[0].float(), update.float(), row_of_token, "reference"),
@@ -214,13 +214,6 @@ WORKLOADS: dict[str, Callable[[SamConfig, torch.device], Workload]] = {
     "stripe_attention.window": _window,
     "stripe_attention.listed": partial(_listed, windowed=True),
     "stripe_attention.listed_own_tile": partial(_listed, windowed=False),
-    "routed_mlp.score": partial(_pack, selection="variance"),
-    "routed_mlp.sobel": partial(_pack, selection="sobel"),
-    "routed_mlp.pack": partial(_pack, selection="variance"),
-    "routed_mlp.quadtree_score": partial(_pack, selection="quadtree"),
-    "routed_mlp.quadtree_merge": partial(_pack, selection="quadtree"),
-    "routed_mlp.quadtree_pack": partial(_pack, selection="quadtree"),
-    "routed_mlp.given": partial(_pack, selection="given"),
-    "routed_mlp.unpack": _unpack,
+    **{kernel.entry: partial(_pack, selection=kernel.selection) if kernel.selection else _unpack for kernel in KERNELS},
 }
 """By the kernel's name in the launch table."""

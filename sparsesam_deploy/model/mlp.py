@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..ops.backend import Backend
 from ..ops.geometry import GROUP, SQUARE
-from ..ops.routed_mlp import Route, group_sobel, group_variance, routed_mlp_pack, routed_mlp_unpack
+from ..ops.routed_mlp import Route, group_scores, group_variance, routed_mlp_pack, routed_mlp_unpack
 from ..ops.routing import ROUTING_RULES
-from . import density, order
+from . import order
 from .attention import GLOBAL_RANKING, ImageState
 from .config import BlockPlan, Gelu, SparsityConfig
 from .ranking import group_rank_tokens
@@ -64,13 +64,12 @@ class RoutedMlp(DenseMlp):
         self.decision_name = f"row_of_token_block_{plan.index:02d}"
         self.rule = ROUTING_RULES[sparsity.routing]
         self.selection, self.share = self.rule.selection, self.rule.share
-        self.num_groups, self.num_merged, num_given = density.routed_counts(
-            self.rule, plan.mlp_density, plan.num_tokens
-        )
+        self.counts = self.rule.counts(plan.mlp_density, plan.num_tokens)
         given = self.selection == "given"
-        self.num_rows = num_given if given else self._route().num_rows(plan.num_tokens)
+        route = Route.of(self.rule, self.counts)
+        self.num_rows = self.counts.num_given if given else route.num_rows(plan.num_tokens)
         self.mlp_rows = self.num_rows / plan.num_tokens
-        self.num_own_rows = self.num_groups * GROUP if self.share else self.num_rows
+        self.num_own_rows = self.counts.num_groups * GROUP if self.share else self.num_rows
         tables = {}
         if self.selection == "sobel":
             perm = order.z_order(plan.grid_size)
@@ -93,10 +92,7 @@ class RoutedMlp(DenseMlp):
             tables = {"keep_indices": self.keep_indices(state)}
         elif self.selection == "sobel":
             tables = {"perm": self.perm, "inv_perm": self.inv_perm}
-        return self._route(**tables)
-
-    def _route(self, **tables: Tensor) -> Route:
-        return Route(self.selection, self.share, self.num_groups, self.num_merged, **tables)
+        return Route.of(self.rule, self.counts, **tables)
 
     def forward(self, x: Tensor, state: ImageState) -> Tensor:
         if (row_of_token := state.decisions.get(self.decision_name)) is not None:
@@ -114,8 +110,8 @@ class RoutedMlp(DenseMlp):
         if self.selection == "given":
             kept = self.keep_indices(state).long().expand(x.shape[0], -1)
             return x.new_zeros(x.shape[:2]).scatter(1, kept, 1.0)
-        by_sobel = self.selection == "sobel"
-        scores = group_sobel(x, self.perm, self.inv_perm) if by_sobel else group_variance(self.norm(x))
+        route = self.route(state)
+        scores = group_scores(self.selection, x, self.norm(x), route.perm, route.inv_perm)
         return scores.repeat_interleave(GROUP, 1)
 
     def square_scores(self, x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..ops.backend import Backend
 from ..ops.geometry import GROUP
 from ..ops.routed_mlp import Route, group_variance, routed_mlp_pack, routed_mlp_unpack
-from . import density, order
+from ..ops.routing import Counts, shared_groups
+from . import order
 from .attention import BlockAttention, ImageState
 from .config import BlockPlan, SparsityConfig
 from .mlp import mean_rows
@@ -26,13 +27,13 @@ class SharedAttention(BlockAttention):
 
     share = True
     """Unselected tokens share their group's row, as in `RoutedMlp`."""
-    num_merged = 0
     rank_of_row: Tensor
 
     def __init__(self, attention: Attention, plan: BlockPlan, sparsity: SparsityConfig, backend: Backend) -> None:
         super().__init__(attention, plan, sparsity, backend)
         self.decision_name = f"row_of_token_attention_{plan.index:02d}"
-        self.num_groups = density.shared_groups(plan.row_density, plan.num_tokens, "windowed_density")
+        self.num_groups = shared_groups(plan.row_density, plan.num_tokens, "windowed_density")
+        self.counts = Counts(self.num_groups)
         self.num_own_rows = self.num_groups * GROUP
         self.num_rows = self.route().num_rows(plan.num_tokens)
         self.row_share = self.num_rows / plan.num_tokens

@@ -20,7 +20,8 @@ import torch
 from ..errors import EnvironmentProblem
 from .geometry import GRID_SIZE, WINDOW_SIZE
 from .launch import settings_for
-from .routed_mlp.kernels import pack, quadtree, scores
+from .routed_mlp.kernels.declaration import RoutedKernel
+from .routed_mlp.triton import KERNELS
 from .stripe_attention import Stripe
 from .stripe_attention.kernels import lattice, listed, relative_terms, window
 from .triton_language import COUNT, INTERPRETED, require_triton
@@ -29,7 +30,7 @@ CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """GPUs that the plugin library carries machine code for."""
 ELEMENTS = ("qkv", "qkv_bias", "rel_pos_h", "rel_pos_w", "x", "weight", "bias", "update", "rows", "out")
 INT32_TABLES = ("perm", "inv_perm", "source", "members", "keys", "tiles", "tile_in_stripe", "keep", "row_of_token")
-FLOAT32_SCRATCH = ("terms", "scratch", "scores", "square_scores")
+FLOAT32_SCRATCH = ("terms", "scratch")
 FLOAT32_SCALARS = ("scale", "log2_e", "epsilon")
 ARGUMENT_TYPES = {
     **dict.fromkeys(ELEMENTS, "*{element}"),
@@ -37,7 +38,9 @@ ARGUMENT_TYPES = {
     **dict.fromkeys(FLOAT32_SCRATCH, "*fp32"),
     **dict.fromkeys(FLOAT32_SCALARS, "fp32"),
 }
-"""What kernels call their arguments, counts aside, and Triton's type of each."""
+"""What kernels call their arguments, counts and scores aside, and Triton's type of each."""
+SCORES = re.compile(r"(\w+_)?scores")
+"""What they call their float32 scores."""
 LAUNCH_EXTRAS = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
 """What a kernel may ask of its launcher besides a grid and shared memory; ours must ask for none of it."""
 
@@ -139,24 +142,14 @@ def _terms_constants(side: int, head_dim: int, _block: int) -> dict[str, int]:
 
 def routed_mlp_variants(embed_dim: int) -> list[Variant]:
     """Every form of the kernels around a routed MLP that an encoder of this embed_dim may launch."""
-    width = 1 << (embed_dim - 1).bit_length()
-
-    def variant(name: str, kernel: Any, constants: dict[str, int], setting: str = "") -> Variant:
-        setting = f"routed_mlp.{setting or name}"
-        return Variant(name, setting, kernel, embed_dim, lambda block: {**constants, "BLOCK": block})
-
-    row, ranked = {"CHANNELS": embed_dim, "WIDTH": width}, {"CHUNK": pack.RANK_CHUNK}
     return [
-        variant("score", scores._score_kernel, row),
-        variant("sobel", scores._sobel_kernel, {**row, "WIDTH": min(width, scores.SOBEL_CHANNELS)}),
-        variant("pack_share", pack._pack_kernel, {**row, **ranked, "SHARE": True}, "pack"),
-        variant("pack_skip", pack._pack_kernel, {**row, **ranked, "SHARE": False}, "pack"),
-        variant("quadtree_score", quadtree._quadtree_score_kernel, row),
-        variant("quadtree_merge", quadtree._quadtree_merge_kernel, ranked),
-        variant("quadtree_pack", quadtree._quadtree_pack_kernel, {**row, **ranked}),
-        variant("given", pack._given_kernel, row),
-        variant("unpack", pack._unpack_kernel, row),
+        Variant(kernel.name, kernel.entry, kernel.function, embed_dim, partial(_routed_constants, kernel, embed_dim))
+        for kernel in KERNELS
     ]
+
+
+def _routed_constants(kernel: RoutedKernel, embed_dim: int, block: int) -> dict[str, int]:
+    return {**kernel.constants(embed_dim), "BLOCK": block}
 
 
 def compile_variant(variant: Variant, capability: str, element: Element, ptx_version: int | None = None) -> Compiled:
@@ -215,7 +208,9 @@ def arguments_of(variant: Variant, element: Element) -> dict[str, str]:
 
 def _type(name: str, element: Element) -> str:
     """What an argument of any kernel is, by its name; KeyError for one that `ARGUMENT_TYPES` does not have."""
-    return "i32" if COUNT.fullmatch(name) else ARGUMENT_TYPES[name].format(element=element)
+    if COUNT.fullmatch(name):
+        return "i32"
+    return "*fp32" if SCORES.fullmatch(name) else ARGUMENT_TYPES[name].format(element=element)
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

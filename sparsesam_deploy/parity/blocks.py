@@ -144,7 +144,7 @@ def stage_errors(
         attended = block.attend(before, state)
         if isinstance(mlp, RoutedMlp):
             scores = mlp.token_scores(attended, state)
-            squares = mlp.square_scores(attended)[0] if mlp.num_merged else None
+            squares = mlp.square_scores(attended)[0] if mlp.counts.num_merged else None
             decided = state.decisions[mlp.decision_name][0]
             yield f"block {index} routing", routing_error(scores[0], decided, mlp, squares)
         yield f"block {index}", relative_l2(after.numpy(), mlp(attended, state).numpy(), before.numpy())
@@ -187,7 +187,7 @@ def routing_error(
         scores, row_of_token: (N,), Z-ordered.
         square_scores: (N / 16,), needed where squares are merged.
     """
-    own, rows, merged, num_tokens = half.num_own_rows, half.num_rows, half.num_merged, len(scores)
+    own, rows, merged, num_tokens = half.num_own_rows, half.num_rows, half.counts.num_merged, len(scores)
     flat = rows - own - merged
     tokens = torch.tensor(
         [1] * own + [GROUP] * flat + [SQUARE] * merged + [num_tokens - own - GROUP * flat - SQUARE * merged]

@@ -15,6 +15,7 @@ from sparsesam_deploy.accuracy.evaluation.judge import Judge
 from sparsesam_deploy.accuracy.evaluation.prompts import parse_prompt
 from sparsesam_deploy.accuracy.evaluation.variants import torch_variant
 from sparsesam_deploy.accuracy.report.records import Tuning
+from sparsesam_deploy.accuracy.tuning import schedule
 from sparsesam_deploy.accuracy.tuning.cost_table import CostTable
 from sparsesam_deploy.accuracy.tuning.run import TuneInputs, tune
 from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
@@ -27,16 +28,15 @@ from tests.helpers import random_sam
 CPU = torch.device("cpu")
 MINIATURE = SamConfig("custom", embed_dim=16, depth=2, num_heads=1, global_blocks=(0,), decoder_mlp_dim=64)
 SPACE = SearchSpace(MINIATURE, "share-variance")
-SHORT = {
-    routing: {"attention": (1.0, 0.125), "mlp": (1.0, 0.5, least), "windowed": (1.0, 0.5)}
-    for routing, least in (("share-variance", 0.25), ("share-quadtree", 0.2))
-}
+SHORT_ATTENTION, SHORT_MLP = {"attention": (1.0, 0.125), "windowed": (1.0, 0.5)}, (1.0, 0.5)
+"""MLPs go down to 0.25 by share-variance and to 0.2 by share-quadtree, as with the real ladders."""
 
 
 @pytest.fixture(scope="module")
 def short_ladders():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsesam_deploy.accuracy.tuning.schedule.LADDERS", SHORT)
+        patch.setattr(schedule, "ATTENTION", SHORT_ATTENTION)
+        patch.setattr(schedule, "MLP", SHORT_MLP)
         yield
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparsesam_deploy.accuracy.tuning.schedule import LADDERS
 from sparsesam_deploy.errors import CheckFailed
+from sparsesam_deploy.ops.routing import SHARING
 from tests.accuracy.miniature import MINIATURE
 from tests.accuracy.pictures import picture
 from tests.helpers import save_random_checkpoint
@@ -149,7 +149,7 @@ def test_tune_refuses(arguments, words, photos, tmp_path, sparsesam_export):
     assert words in outcome.err and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("routing", LADDERS)
+@pytest.mark.parametrize("routing", SHARING)
 def test_tune_searches_the_routing_asked_for(routing, photos, tmp_path, monkeypatch, sparsesam_export):
     def stop(setting, *rest):
         raise CheckFailed(f"searching {setting.space.routing}.")

@@ -108,11 +108,9 @@ def test_static_batch_of_two(tmp_path: Path):
 @pytest.mark.parametrize(
     ("dtype", "name"),
     (
-        ("fp16", "lattice-share-variance"),
-        ("fp16", "lattice-share-quadtree"),
+        *(("fp16", f"lattice-{routing}") for routing in ROUTINGS),
         ("fp16", "interleaved-skip-group-rank"),
         ("fp16", "paper"),
-        ("fp16", "lattice-skip-sobel"),
         ("bf16", "lattice-share-quadtree"),
         ("bf16", "paper"),
         ("bf16", "windows-shared"),

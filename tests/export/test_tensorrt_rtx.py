@@ -8,7 +8,7 @@ import pytest
 
 from sparsesam_deploy.engines.builder import build_engine
 from sparsesam_deploy.engines.options import EngineOptions
-from sparsesam_deploy.model.config import PRESETS, SparsityConfig
+from sparsesam_deploy.model.config import PRESETS, ROUTINGS, SparsityConfig
 from tests.export.models import export
 
 STATIC, DYNAMIC = (1, 1, 1), (1, 2, 4)
@@ -28,6 +28,7 @@ CASES = {
         "fp16",
         DYNAMIC,
     ),
+    **{f"{routing}-fp16": (SparsityConfig(routing=routing), "fp16", STATIC) for routing in ROUTINGS[1:]},
     "many-kept-fp16": (SparsityConfig(0.25, 0.96, routing="skip-group-rank"), "fp16", STATIC),
 }
 

@@ -10,6 +10,7 @@ from sparsesam_deploy.model.attention import ImageState
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.mlp import RoutedMlp
+from sparsesam_deploy.ops.routing import ROUTING_RULES
 from tests.comparison import relative_error
 from tests.helpers import TINY, random_sam
 from tests.networks import noise_image
@@ -18,7 +19,6 @@ from tests.ops.kernels import DEVICE, launch_in_blocks
 ONE_BLOCK = (1.0, 1.0, 0.4, 1.0)
 SPARSITY = SparsityConfig(mlp_density=ONE_BLOCK, windowed_density=ONE_BLOCK, windowed_routing="share-variance")
 """One windowed block is dense, the other shares rows; rounding would decide ties in further ones."""
-QUADTREE = SparsityConfig(mlp_density=ONE_BLOCK, routing="share-quadtree")
 
 
 @torch.inference_mode()
@@ -37,18 +37,19 @@ def test_kernels_compute_the_reference(monkeypatch, tmp_path):
         assert relative_error(found, expected) <= 1e-5, f"stream {index}"
 
 
+@pytest.mark.parametrize("routing", [routing for routing, rule in ROUTING_RULES.items() if not rule.by_ranking])
 @torch.inference_mode()
-def test_a_quadtree_on_kernels_computes_the_reference(monkeypatch, tmp_path):
+def test_each_routing_on_kernels_computes_the_reference(routing, monkeypatch, tmp_path):
     """Its MLP alone, on the stream of a whole image; for the rest of the encoder see above."""
+    sparsity = SparsityConfig(mlp_density=ONE_BLOCK, routing=routing)
     launch_in_blocks(monkeypatch, tmp_path, 256)
     generator = torch.Generator().manual_seed(0)
     strength = torch.randn(1, TINY.num_tokens // 4, 1, generator=generator).exp().repeat_interleave(4, 1)
     x = (strength * torch.randn(1, TINY.num_tokens, TINY.embed_dim, generator=generator)).to(DEVICE)
     image_encoder, found = random_sam(TINY).image_encoder.to(DEVICE), {}
     for backend in ("reference", "triton"):
-        encoder = SparseSamEncoder(image_encoder, TINY, QUADTREE, backend=backend)
+        encoder = SparseSamEncoder(image_encoder, TINY, sparsity, backend=backend)
         (mlp,) = (block.mlp for block in encoder.blocks if isinstance(block.mlp, RoutedMlp))
-        assert mlp.num_merged
         found[backend] = mlp(x, ImageState()) - x
     assert relative_error(found["triton"], found["reference"]) <= 1e-5
 

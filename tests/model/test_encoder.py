@@ -148,8 +148,8 @@ BATCHED = {
     "paper": PRESETS["paper"],
     # In one block: what the rounding of one does to near ties in the next is the batch's own.
     "interleaved": SparsityConfig(0.4, (1.0, 1.0, 0.4, 1.0), order="interleaved"),
-    "share-quadtree": SparsityConfig(0.4, 0.3, routing="share-quadtree"),
-    "skip-sobel": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
+    **{routing: SparsityConfig(0.4, (1.0, 1.0, 0.3, 1.0), routing=routing) for routing in ROUTINGS},
+    "skip-sobel, ranked": SparsityConfig(0.4, 0.4, 0.5, order="ranked", routing="skip-sobel"),
     "windows-shared": SparsityConfig(0.4, 0.4, (0.3, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
 }
 
@@ -185,7 +185,8 @@ def test_inputs_tell_variants_apart():
 @pytest.mark.parametrize("density", [0.15625, 0.4, 0.999])
 def test_rows_of_a_quadtree_are_those_of_its_cells_and_squares(density):
     mlp = sparse_encoder(SparsityConfig(0.4, density, routing="share-quadtree")).blocks[2].mlp
-    assert mlp.num_rows == 4 * mlp.num_groups + (1024 - 4 * mlp.num_merged - mlp.num_groups) + mlp.num_merged
+    detailed, merged, _ = mlp.counts
+    assert mlp.num_rows == 4 * detailed + (1024 - 4 * merged - detailed) + merged
     assert abs(mlp.num_rows - density * 4096) <= 1.5  # a group is 3 rows more or not
     assert mlp.mlp_rows == mlp.num_rows / 4096
 

@@ -41,7 +41,7 @@ def test_nodes_are_those_of_the_code():
 
 
 def test_what_plugins_are_tried_with_is_what_they_implement():
-    tried = {Pack(*form).node_type for form in TRIED.values()}
+    tried = {Pack(rule.selection, rule.share).node_type for rule in TRIED.values()}
     assert tried == {name for name, *_ in table("Nodes") if name.startswith("RoutedMlpPack")}
     assert len(STRIPES) == len(PATTERNS)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsesam_deploy.ops.routed_mlp import Route, routed_mlp_pack, routed_mlp_unpack
 from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, Pack
+from sparsesam_deploy.ops.routing import rule_of
 from tests.comparison import relative_error
 from tests.ops.nodes import BODY_TOLERANCE, DTYPES, FUNCTIONS, REFERENCE_TOLERANCE, run_node
 
@@ -38,13 +39,17 @@ def z_order() -> Tensor:
     return torch.tensor(codes).argsort().to(torch.int32)
 
 
+def merges(pack: Pack) -> bool:
+    return rule_of(pack.selection).counts(0.4, 4096).num_merged > 0
+
+
 def make_route(pack: Pack, num_groups: int = 20) -> Route:
     if pack.selection == "given":
         indices = torch.randperm(NUM_TOKENS, generator=torch.Generator().manual_seed(1))[: 4 * num_groups]
         return Route("given", share=False, keep_indices=indices[None].to(torch.int32))
     perm = z_order()
     tables = {"perm": perm, "inv_perm": perm.argsort().to(torch.int32)} if pack.selection == "sobel" else {}
-    num_merged = min(7, (NUM_ALL - num_groups) // 4) if pack.selection == "quadtree" else 0
+    num_merged = min(7, (NUM_ALL - num_groups) // 4) if merges(pack) else 0
     return Route(pack.selection, pack.share, num_groups, num_merged, **tables)
 
 

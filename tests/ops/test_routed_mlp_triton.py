@@ -19,14 +19,24 @@ from tests.comparison import relative_error
 from tests.ops import test_routed_mlp as cases
 from tests.ops.kernels import DEVICE, KERNEL_TOLERANCE, launch_in_blocks
 from tests.ops.nodes import DTYPES
-from tests.ops.test_routed_mlp import BATCH, EPSILON, NUM_ALL, NUM_TOKENS, by_group, make_route, make_stream, packs
+from tests.ops.test_routed_mlp import (
+    BATCH,
+    EPSILON,
+    NUM_ALL,
+    NUM_TOKENS,
+    by_group,
+    make_route,
+    make_stream,
+    merges,
+    packs,
+)
 from tests.oracle import z_curve
 
 pytest.importorskip("triton")
 
 GUARD = 64
-SEED = {"variance": 64, "quadtree": 64, "sobel": 105}
-"""Of 4096 tokens whose scores are far enough apart."""
+SEED = {"sobel": 105}
+"""Of 4096 tokens whose scores are far enough apart; 64 for all others."""
 groups = pytest.mark.parametrize("pack", by_group, ids=lambda pack: pack.node_type)
 
 
@@ -110,12 +120,10 @@ def test_from_none_to_all_groups(pack: Pack, num_groups: int):
 @pytest.mark.parametrize("block", (8, 64), ids="block-{}".format)
 @groups
 def test_ties_go_to_the_lower_index(pack: Pack, block: int, monkeypatch, tmp_path):
-    """Three kinds of cells, or squares, equal within a kind and mixed over the image, wherever programs begin."""
+    """Three kinds of squares, equal within a kind and mixed over the image, wherever programs begin."""
     launch_in_blocks(monkeypatch, tmp_path, block)
     _, weight, bias = make_stream()
-    alike = 4 if pack.selection == "quadtree" else 1
-    kind = torch.randint(3, (1, NUM_ALL // alike), generator=torch.Generator().manual_seed(3))
-    kind = kind.repeat_interleave(alike, 1)
+    kind = torch.randint(3, (1, NUM_ALL // 4), generator=torch.Generator().manual_seed(3)).repeat_interleave(4, 1)
     x = torch.zeros(1, NUM_ALL, 4, cases.CHANNELS)
     x[:, :, 0, ::2] = kind[..., None].float()
     if pack.selection == "sobel":  # neighbours count: an image of equal values has equal scores but at its border
@@ -129,26 +137,26 @@ def test_ties_go_to_the_lower_index(pack: Pack, block: int, monkeypatch, tmp_pat
         assert found[1][0, ::4].argsort(stable=True)[:40].tolist() == ranked[:40]
 
 
-@pytest.mark.parametrize("selection", SEED)
-def test_choice_among_4096_tokens(selection: str):
+@groups
+def test_choice_among_4096_tokens(pack: Pack):
     """The real grid: every group and square in the reference's place, among scores that float32 tells apart."""
     channels, perm = 16, z_curve(64)
     tables = {"perm": perm, "inv_perm": perm.argsort()}
-    generator = torch.Generator().manual_seed(SEED[selection])
+    generator = torch.Generator().manual_seed(SEED.get(pack.selection, 64))
     strength = torch.randn(1, 1024, 1, 1, generator=generator).exp()
     x = (strength * torch.randn(1, 1024, 4, channels, generator=generator)).flatten(1, 2)
     x += 3 * torch.randn(1, 1, channels, generator=generator)
     weight, bias = torch.ones(channels), torch.zeros(channels)
-    if selection == "sobel":
+    if pack.selection == "sobel":
         levels = [group_sobel(x, tables["perm"], tables["inv_perm"])[0].double()]
     else:
         y = F.layer_norm(x.double(), (channels,), eps=EPSILON)
-        levels = [group_variance(y, size)[0] for size in ((4, 16) if selection == "quadtree" else (4,))]
+        levels = [group_variance(y, size)[0] for size in (4, 16)]
     for scores in levels:
         scores = scores.sort().values
         assert ((scores[1:] - scores[:-1]) / scores[1:]).min() > 4e-6
-    num_merged = 128 if selection == "quadtree" else 0
-    route = Route(selection, share=True, num_groups=300, num_merged=num_merged, **tables)
+    num_merged = 128 if merges(pack) else 0
+    route = Route(pack.selection, share=True, num_groups=300, num_merged=num_merged, **tables)
     assert_same_rows(pack_rows(x, weight, bias, route), reference.routed_mlp_pack(x, weight, bias, EPSILON, route))
 
 
@@ -282,15 +290,14 @@ def test_unpack_touches_only_its_own_tokens():
 
 @packs
 def test_launch_settings_as_shipped(pack: Pack, monkeypatch):
-    """Of few tokens, because of the interpreter."""
+    """Of three squares, because of the interpreter; the image of a Sobel score is one."""
     monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
     x, weight, bias = make_stream()
-    quadtree = pack.selection == "quadtree"
-    stream = (x[:, : 48 if quadtree else 16].contiguous(), weight, bias)
+    stream = (x[:, : 16 if pack.selection == "sobel" else 48].contiguous(), weight, bias)
     perm = z_curve(4)
     tables = {"perm": perm, "inv_perm": perm.argsort()} if pack.selection == "sobel" else {}
     keep = torch.arange(3, 12)[None] if pack.selection == "given" else None
-    route = Route(pack.selection, pack.share, 2, 2 if quadtree else 0, keep_indices=keep, **tables)
+    route = Route(pack.selection, pack.share, 2, 2 if merges(pack) else 0, keep_indices=keep, **tables)
     found, expected = pack_rows(*stream, route), reference.routed_mlp_pack(*stream, EPSILON, route)
     assert_same_rows(found, expected)
     out = unpack_rows(stream[0], *found)

@@ -19,6 +19,7 @@ from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.ops.geometry import GROUP
+from sparsesam_deploy.ops.routing import Counts
 from sparsesam_deploy.parity.blocks import (
     EncoderCheck,
     EncoderParity,
@@ -139,8 +140,8 @@ def own(first: int) -> tuple[int, ...]:
     return tuple(range(first, first + GROUP))
 
 
-SHARE = SimpleNamespace(share=True, num_own_rows=8, num_rows=12, num_merged=0)
-SKIP = SimpleNamespace(share=False, num_own_rows=8, num_rows=8, num_merged=0)
+SHARE = SimpleNamespace(share=True, num_own_rows=8, num_rows=12, counts=Counts())
+SKIP = SimpleNamespace(share=False, num_own_rows=8, num_rows=8, counts=Counts())
 ROUTINGS = {
     "best": (SHARE, by_group(own(0), 8, own(4), 9, 10, 11), 0.0),
     "any-order-of-rows": (SHARE, by_group(own(4), 11, own(0), 10, 9, 8), 0.0),
@@ -164,7 +165,7 @@ def test_a_routing_is_in_error_by_the_score_it_gives_away(mlp, row_of_token, err
 
 def test_near_ties_cost_what_they_differ_by():
     scores = torch.tensor([5.0, 3.0, 3.0001]).repeat_interleave(GROUP)
-    mlp = SimpleNamespace(share=True, num_own_rows=8, num_rows=9, num_merged=0)
+    mlp = SimpleNamespace(share=True, num_own_rows=8, num_rows=9, counts=Counts())
     assert routing_error(scores, by_group(own(0), own(4), 8), mlp) == pytest.approx(1e-4 / math.hypot(5, 3), rel=1e-2)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparsesam_deploy.model.config import SparsityConfig
+from sparsesam_deploy.ops.routing import Counts
 from sparsesam_deploy.parity.blocks import first_failure, routing_error
 from tests.export.models import Exported, export
 
@@ -20,7 +21,7 @@ from .judging import assert_healthy, judge
 SPARSITY = SparsityConfig(0.25, (1.0, 0.2, 0.3, 0.6), routing="share-quadtree")
 DTYPES = ("fp32", "fp16")
 
-MLP = SimpleNamespace(share=True, num_own_rows=4, num_rows=4 + 7 + 1, num_merged=1)
+MLP = SimpleNamespace(share=True, num_own_rows=4, num_rows=4 + 7 + 1, counts=Counts(num_merged=1))
 SCORES = torch.tensor([9.0, 8, 7, 6, 5, 4, 3, 2, 10, 9, 9, 9]).repeat_interleave(4)
 SQUARES = torch.tensor([30.0, 20.0, 10.0])
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import helper
 
 from checks.plugin_host import LIBRARY
-from sparsesam_deploy.model.config import PRESETS, SparsityConfig
+from sparsesam_deploy.model.config import PRESETS, ROUTINGS, SparsityConfig
 from sparsesam_deploy.ops.function_body import DOMAIN
 from sparsesam_deploy.ops.geometry import GRID_SIZE
 from tests.export.models import export
@@ -54,10 +54,8 @@ def single_nodes(model: onnx.ModelProto, folder) -> dict[str, onnx.NodeProto]:
 
 
 SPARSITIES = {
-    "default": PRESETS["default"],
     "paper": PRESETS["paper"],
-    "skip-sobel": SparsityConfig(routing="skip-sobel"),
-    "share-quadtree": SparsityConfig(mlp_density=0.3, routing="share-quadtree"),
+    **{routing: SparsityConfig(mlp_density=0.3, routing=routing) for routing in ROUTINGS},
 }
 
 

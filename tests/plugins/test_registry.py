@@ -13,17 +13,12 @@ from checks.plugin_host import HOST, LIBRARY, drive, node_script, run_host
 from tests.ops.test_plugin_contract import table
 
 REGISTER = "libsparsesam_plugins_register.so"
-KINDS = {
-    "num_heads": "int32",
-    "lattice_offsets": "int32",
-    "num_groups": "int32",
-    "num_merged": "int32",
-    "scale": "float32",
-    "epsilon": "float32",
-}
-GOOD = {"num_heads": 6, "scale": 0.125, "lattice_offsets": 0, "epsilon": 1e-6, "num_groups": 0, "num_merged": 0}
 ATTRIBUTES = {name: attributes.split() for name, _, attributes, _ in table("Nodes")}
 """By node type, as the contract in ``plugins/README.md`` says."""
+COUNTS = {name for attributes in ATTRIBUTES.values() for name in attributes} - {"num_heads", "scale", "epsilon"}
+"""What may be 0, and no more than there are tokens."""
+GOOD = {"num_heads": 6, "scale": 0.125, "epsilon": 1e-6, **dict.fromkeys(COUNTS, 0)}
+KINDS = {name: {int: "int32", float: "float32"}[type(value)] for name, value in GOOD.items()}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +71,7 @@ def refused() -> list:
                 "null": f"null {name} 0",
                 "two": f"pair {name} 1",
             }
-            values = {
-                "num_heads": (0, -1, 2**30),
-                "lattice_offsets": (-1, 65),
-                "num_groups": (-1,),
-                "num_merged": (-1, 2**30),
-            }
+            values = dict.fromkeys(COUNTS, (-1, 2**30)) | {"num_heads": (0, -1, 2**30), "lattice_offsets": (-1, 65)}
             for value in values.get(name, ("nan", "inf", 0, -1)):
                 bad[f"{value}"] = f"{KINDS[name]} {name} {value}"
             cases += [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...model.config import Routing, SamConfig, SparsityConfig
+from ...ops.routing import ROUTING_RULES
 from ..report.records import Knob
 
 Ladders = dict[Knob, tuple[float, ...]]
@@ -15,13 +16,10 @@ ATTENTION: Ladders = {
     "attention": (1.0, 0.25, 0.125, 0.0625),
     "windowed": (1.0, 0.7, 0.5, 0.4),
 }
-LADDERS: dict[Routing, Ladders] = {
-    "share-variance": {**ATTENTION, "mlp": (1.0, 0.7, 0.5, 0.4, 0.3, 0.25)},
-    "share-quadtree": {**ATTENTION, "mlp": (1.0, 0.7, 0.5, 0.4, 0.3, 0.2)},
-}
-"""Densities that a knob may have, by the routing of MLPs. Between 1 and 0.25 thinning global attention costs nothing
-that can be measured on the nano model; below 0.4 the rows of windowed attention are too few for anything. MLPs go to
-about the least that their routing can: every 2x2 group with one row, and half of the 4x4 squares with one."""
+MLP = (1.0, 0.7, 0.5, 0.4, 0.3)
+"""Densities that a knob may have, and MLPs one more: the lowest of `UNIFORM` that their routing can. Between 1 and 0.25
+thinning global attention costs nothing that can be measured on the nano model; below 0.4 the rows of windowed attention
+are too few for anything."""
 
 UNIFORM = tuple(round(0.05 * index, 2) for index in range(1, 20))
 """Densities for all blocks alike that a tuned schedule may be compared with, where the routing can have them."""
@@ -82,7 +80,8 @@ class SearchSpace:
 
     @property
     def ladders(self) -> Ladders:
-        return LADDERS[self.routing]
+        lowest = min(density for density in UNIFORM if density >= ROUTING_RULES[self.routing].least)
+        return {**ATTENTION, "mlp": (*(density for density in MLP if density > lowest), lowest)}
 
     @property
     def dense(self) -> Schedule:

@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from ..backend import Backend
+from ..routing import Route
 from . import reference, triton
-from .reference import group_sobel, group_variance
-from .route import Route
+from .reference import group_scores, group_sobel, group_variance
 
-__all__ = ["Route", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
+__all__ = ["Route", "group_scores", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
 
 IMPLEMENTATIONS = {"reference": reference, "triton": triton}
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..function_body import PLUGIN_ATTRIBUTES, FunctionBody, NodeInput
 from ..geometry import GROUP, SQUARE
-from ..routing import ROUTING_RULES, Selection
-from .route import Route
+from ..routing import ROUTING_RULES, Route, Selection
 
 PACK_ATTRIBUTES = {"epsilon": float, "num_groups": int, "num_merged": int}
 """By name, the last for ``quadtree`` alone."""

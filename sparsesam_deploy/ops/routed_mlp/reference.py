@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..geometry import GROUP, SQUARE
-from ..routing import Selection
+from ..routing import Route, Selection
 from .onnx import symbolic_pack, symbolic_unpack
-from .route import Route
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
@@ -72,6 +71,14 @@ def group_sobel(x: Tensor, perm: Tensor, inv_perm: Tensor) -> Tensor:
     return sobel_energy(x, inv_perm)[:, perm].unflatten(1, (-1, GROUP)).mean(2)
 
 
+def group_scores(selection: str, x: Tensor, y: Tensor, perm: Tensor | None, inv_perm: Tensor | None) -> Tensor:
+    """What a selection ranks groups by, highest first: stream and its norm, (B, N, C) both -> (B, N / 4)."""
+    if selection == "sobel":
+        assert perm is not None and inv_perm is not None
+        return group_sobel(x, perm, inv_perm)
+    return group_variance(y)
+
+
 @torch.library.custom_op("sparsesam::routed_mlp_pack", mutates_args=())
 def _routed_mlp_pack(
     x: Tensor,
@@ -98,11 +105,7 @@ def _routed_mlp_pack(
 
     groups = y.view(batch, -1, GROUP, channels)
     mean = groups.mean(2)
-    if selection == "sobel":
-        assert perm is not None and inv_perm is not None
-        score = group_sobel(x, perm, inv_perm)
-    else:
-        score = group_variance(y)
+    score = group_scores(selection, x, y, perm, inv_perm)
     if selection == "quadtree":
         squares = y.view(batch, -1, SQUARE, channels)
         num_whole = squares.shape[1] - num_merged

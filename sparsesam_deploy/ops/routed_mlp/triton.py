@@ -17,11 +17,19 @@ from torch import Tensor
 from ...errors import InvalidInput
 from ..geometry import GROUP, SQUARE
 from ..launch import launch_settings
+from ..routing import Route
 from ..triton_language import require_launchable, triton
-from .kernels.pack import RANK_CHUNK, _given_kernel, _pack_kernel, _unpack_kernel
-from .kernels.quadtree import _quadtree_merge_kernel, _quadtree_pack_kernel, _quadtree_score_kernel
-from .kernels.scores import SOBEL_CHANNELS, _score_kernel, _sobel_kernel
-from .route import Route
+from .kernels.declaration import RoutedKernel
+from .kernels.pack import GIVEN, PACK_SHARE, PACK_SKIP, UNPACK
+from .kernels.quadtree import QUADTREE_MERGE, QUADTREE_PACK, QUADTREE_SCORE
+from .kernels.scores import SCORE, SOBEL
+
+KERNELS = (
+    *(SCORE, SOBEL, PACK_SHARE, PACK_SKIP),
+    *(QUADTREE_SCORE, QUADTREE_MERGE, QUADTREE_PACK),
+    *(GIVEN, UNPACK),
+)
+"""All that is launched here, which the plugin library embeds and `tune-kernels` measures."""
 
 
 def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route) -> tuple[Tensor, Tensor]:
@@ -56,25 +64,22 @@ def routed_mlp_pack(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rou
     rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
     row_of_token = torch.empty((batch, num_tokens), dtype=torch.int32, device=x.device)
     scores = torch.empty((batch, num_all), dtype=torch.float32, device=x.device)
-    pack, ranked = (*norm, scores, rows, row_of_token), {"CHUNK": RANK_CHUNK}
+    pack = (*norm, scores, rows, row_of_token)
 
     if route.selection == "quadtree":
         both = (scores, torch.empty((batch, num_squares), dtype=torch.float32, device=x.device), num_squares)
-        _launch(_quadtree_score_kernel, "quadtree_score", num_squares, x, *norm, *both, **_width(x))
-        _launch(_quadtree_merge_kernel, "quadtree_merge", num_squares, x, *both, num_merged, **ranked)
-        counts = (num_squares, num_groups, num_merged, num_rows)
-        _launch(_quadtree_pack_kernel, "quadtree_pack", num_squares, x, *pack, *counts, **_width(x), **ranked)
+        _launch(QUADTREE_SCORE, num_squares, x, *norm, *both)
+        _launch(QUADTREE_MERGE, num_squares, x, *both, num_merged)
+        _launch(QUADTREE_PACK, num_squares, x, *pack, num_squares, num_groups, num_merged, num_rows)
         return rows, row_of_token
 
     if route.selection == "variance":
-        _launch(_score_kernel, "score", num_all, x, *norm, scores, num_all, **_width(x))
+        _launch(SCORE, num_all, x, *norm, scores, num_all)
     else:
         assert route.perm is not None and route.inv_perm is not None
         _require(x, perm=(route.perm, (num_tokens,)), inv_perm=(route.inv_perm, (num_tokens,)))
-        sobel = (x, route.perm, route.inv_perm, scores, num_all, isqrt(num_tokens))
-        _launch(_sobel_kernel, "sobel", num_all, x, *sobel, **_width(x, SOBEL_CHANNELS))
-    pack_share = (*pack, num_all, num_groups, num_rows)
-    _launch(_pack_kernel, "pack", num_all, x, *pack_share, **_width(x), **ranked, SHARE=route.share)
+        _launch(SOBEL, num_all, x, x, route.perm, route.inv_perm, scores, num_all, isqrt(num_tokens))
+    _launch(PACK_SHARE if route.share else PACK_SKIP, num_all, x, *pack, num_all, num_groups, num_rows)
     return rows, row_of_token
 
 
@@ -87,7 +92,7 @@ def _pack_given(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: 
     rows = torch.empty((batch, num_rows, channels), dtype=x.dtype, device=x.device)
     row_of_token = torch.full((batch, num_tokens), num_rows, dtype=torch.int32, device=x.device)
     given = (keep, keep.expand(batch, -1).stride(0), rows, row_of_token, num_tokens, num_rows)
-    _launch(_given_kernel, "given", num_rows, x, x, weight, bias, epsilon, *given, **_width(x))
+    _launch(GIVEN, num_rows, x, x, weight, bias, epsilon, *given)
     return rows, row_of_token
 
 
@@ -110,8 +115,7 @@ def routed_mlp_unpack(x: Tensor, update: Tensor, row_of_token: Tensor) -> Tensor
     num_rows = update.shape[1]
     _require(x, update=(update, (batch, num_rows, channels)), row_of_token=(row_of_token, (batch, num_tokens)))
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    arguments = (x, update, row_of_token, out, num_tokens, num_rows)
-    _launch(_unpack_kernel, "unpack", num_tokens, x, *arguments, **_width(x))
+    _launch(UNPACK, num_tokens, x, x, update, row_of_token, out, num_tokens, num_rows)
     return out
 
 
@@ -139,15 +143,9 @@ def _require_counts(num_tokens: int, route: Route) -> None:
         )
 
 
-def _width(x: Tensor, most: int | None = None) -> dict[str, int]:
-    """What kernels are compiled for: the channels of ``x``, and how many a program holds at a time."""
-    width = triton.next_power_of_2(x.shape[2])
-    return {"CHANNELS": x.shape[2], "WIDTH": min(width, most or width)}
-
-
-def _launch(function: Any, name: str, count: int, x: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Run ``function`` with a program for each block of ``count`` squares, groups, rows or tokens of each image."""
-    launch = launch_settings(f"routed_mlp.{name}", x.device, x.shape[2])
+def _launch(kernel: RoutedKernel, count: int, x: Tensor, *arguments: Any) -> None:
+    """Run ``kernel`` with a program for each block of ``count`` squares, groups, rows or tokens of each image."""
+    launch = launch_settings(kernel.entry, x.device, x.shape[2])
     grid = (triton.cdiv(count, launch.block), len(x))
     with torch.cuda.device_of(x):  # Triton launches on the current GPU
-        function[grid](*arguments, BLOCK=launch.block, **constants, **launch.options)
+        kernel.function[grid](*arguments, BLOCK=launch.block, **kernel.constants(x.shape[2]), **launch.options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import ceil
 
 import pytest
 import torch
@@ -10,13 +11,21 @@ import torch
 from sparsesam_deploy.accuracy.report.records import Sensitivity
 from sparsesam_deploy.accuracy.tuning.cost_table import CostTable, Entry
 from sparsesam_deploy.accuracy.tuning.descent import Descender, sensitivity, single_moves
-from sparsesam_deploy.accuracy.tuning.schedule import LADDERS, SearchSpace
+from sparsesam_deploy.accuracy.tuning.schedule import SearchSpace
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.ops.routing import SHARING
 from tests.helpers import TINY
 from tests.networks import stock_encoder
+from tests.ops.test_routing import LEAST
 
 SPACE = SearchSpace(TINY, "share-variance")
 DENSE, RUNGS = SPACE.dense, SPACE.ladders
+sharing = pytest.mark.parametrize("routing", SHARING)
+
+
+def ladder(routing: str) -> tuple[float, ...]:
+    """Of MLPs: down to the first twentieth that the routing can have."""
+    return 1.0, 0.7, 0.5, 0.4, 0.3, ceil(20 * LEAST[routing]) / 20
 
 
 def table(**weights: float) -> CostTable:
@@ -36,12 +45,12 @@ def sensitivities(price) -> list[Sensitivity]:
     ]
 
 
-@pytest.mark.parametrize("routing", LADDERS)
+@sharing
 def test_moves_from_dense_are_every_rung_of_every_half(routing):
     moves = {(move.block, move.knob, move.after) for move in single_moves(SearchSpace(TINY, routing))}
     attention = {0: "windowed", 1: "attention", 2: "windowed", 3: "attention"}
     expected = {(block, knob, d) for block, knob in attention.items() for d in RUNGS[knob][1:]}
-    assert moves == expected | set(product(range(4), ["mlp"], LADDERS[routing]["mlp"][1:]))
+    assert moves == expected | set(product(range(4), ["mlp"], ladder(routing)[1:]))
 
 
 def test_densities_and_costs_only_go_down():
@@ -113,13 +122,11 @@ def test_first_thinned_block():
     assert DENSE.after(move).first_thinned == 2
 
 
-@pytest.mark.parametrize(
-    ("routing", "least", "lowest"), [("share-variance", 1 / 4, 0.25), ("share-quadtree", 5 / 32, 0.2)]
-)
-def test_every_rung_can_be_built(routing, least, lowest):
-    """A row for each 2x2 group, or for each of the squares in one half and each group in the other."""
+@sharing
+def test_every_rung_can_be_built(routing):
     space = SearchSpace(TINY, routing)
-    assert least <= min(space.ladders["mlp"]) == lowest == next(space.uniform())[0]
+    assert space.ladders["mlp"] == ladder(routing)
+    assert next(space.uniform())[0] == ladder(routing)[-1]
     for move in single_moves(space):
         sparsity = space.dense.after(move).sparsity
         with torch.device("meta"):

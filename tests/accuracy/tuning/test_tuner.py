@@ -32,9 +32,10 @@ from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
+from sparsesam_deploy.ops.routing import SHARING
 from sparsesam_deploy.recipe import ExportRecipe
 from tests.accuracy.evaluation.authors import coco_iou, masks_by
-from tests.accuracy.miniature import CPU, MINIATURE, SHORT, SPACE, inputs, loaded, run
+from tests.accuracy.miniature import CPU, MINIATURE, SPACE, inputs, loaded, run
 from tests.accuracy.pictures import picture, pictures
 from tests.accuracy.report.parsed import Page
 from tests.networks import stock_encoder
@@ -338,7 +339,7 @@ def test_the_recipe_says_what_it_promises(tuned):
     assert f"mean IoU {-chosen.validation.mean:+.4f}" in (folder / "recipe.toml").read_text()
 
 
-@pytest.mark.parametrize("routing", SHORT)
+@pytest.mark.parametrize("routing", SHARING)
 def test_uniform_is_what_one_density_means(routing):
     """The same blocks at the same densities, and so the same masks, as `--density`."""
     schedule = dict(SearchSpace(MINIATURE, routing).uniform())[0.4]

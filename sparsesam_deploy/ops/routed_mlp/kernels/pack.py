@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...triton_language import jit, kernel, tl
+from .declaration import RoutedKernel, whole_rows
 from .norm import normalised
 
 RANK_CHUNK = 256
@@ -106,3 +107,20 @@ def _unpack_kernel(
     mask_update = (row < num_rows)[:, None] & exists
     added = tl.load(update + row[:, None] * CHANNELS + channel[None, :], mask=mask_update, other=0.0)
     tl.store(out + stream + place, (values + added.to(tl.float32)).to(out.dtype.element_ty), mask=mask)
+
+
+def ranked_rows(embed_dim: int) -> dict[str, int]:
+    """The constants of a kernel that ranks groups and then holds all channels of their rows."""
+    return {**whole_rows(embed_dim), "CHUNK": RANK_CHUNK}
+
+
+def _pack(name: str, share: bool) -> RoutedKernel:
+    def constants(embed_dim: int) -> dict[str, int]:
+        return {**ranked_rows(embed_dim), "SHARE": share}
+
+    return RoutedKernel(name, _pack_kernel, constants, live_rows=4, selection="variance", setting="pack")
+
+
+PACK_SHARE, PACK_SKIP = _pack("pack_share", True), _pack("pack_skip", False)
+GIVEN = RoutedKernel("given", _given_kernel, whole_rows, live_rows=1, selection="given")
+UNPACK = RoutedKernel("unpack", _unpack_kernel, whole_rows, live_rows=1, selection=None)

@@ -7,8 +7,9 @@ that it has no more in registers than a program that works on groups, and the sq
 from __future__ import annotations
 
 from ...triton_language import jit, kernel, tl
+from .declaration import RoutedKernel, whole_rows
 from .norm import normalised
-from .pack import ranks
+from .pack import RANK_CHUNK, ranked_rows, ranks
 
 
 @jit
@@ -111,3 +112,11 @@ def _quadtree_pack_kernel(
         mean += group_mean
     mask = merged[:, None] & exists
     tl.store(rows + merged_row[:, None] * CHANNELS + channel, (mean / 4).to(element), mask=mask)
+
+
+# live are a group of each square at a time, and the square's mean
+QUADTREE_SCORE = RoutedKernel("quadtree_score", _quadtree_score_kernel, whole_rows, live_rows=5, selection="quadtree")
+QUADTREE_MERGE = RoutedKernel(
+    "quadtree_merge", _quadtree_merge_kernel, lambda embed_dim: {"CHUNK": RANK_CHUNK}, live_rows=1, selection="quadtree"
+)
+QUADTREE_PACK = RoutedKernel("quadtree_pack", _quadtree_pack_kernel, ranked_rows, live_rows=5, selection="quadtree")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...triton_language import jit, kernel, tl
+from .declaration import RoutedKernel, whole_rows
 from .norm import normalised
 
 SOBEL_CHANNELS = 256
@@ -86,3 +87,13 @@ def _sobel_kernel(
     upper = tl.sqrt_rn(tl.sum(energy0, 1) / CHANNELS) + tl.sqrt_rn(tl.sum(energy1, 1) / CHANNELS)
     lower = tl.sqrt_rn(tl.sum(energy2, 1) / CHANNELS) + tl.sqrt_rn(tl.sum(energy3, 1) / CHANNELS)
     tl.store(scores + image * num_all + group, (upper + lower) / 4, mask=inside)
+
+
+def _sobel_constants(embed_dim: int) -> dict[str, int]:
+    constants = whole_rows(embed_dim)
+    return {**constants, "WIDTH": min(constants["WIDTH"], SOBEL_CHANNELS)}
+
+
+SCORE = RoutedKernel("score", _score_kernel, whole_rows, live_rows=4, selection="variance")
+# live are four sums, and the twelve rows of one step
+SOBEL = RoutedKernel("sobel", _sobel_kernel, _sobel_constants, live_rows=16, selection="sobel")
