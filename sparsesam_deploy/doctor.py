@@ -29,6 +29,7 @@ ENOUGH_DISK = 4 * GIB
 
 PURPOSES = {
     "onnxruntime": "the proof of a build, verify, running a build on the CPU",
+    "openvino": "running a build on the CPU",
     "rtx": "engines by --builder tensorrt-rtx",
     "tensorrt": "engines by --builder tensorrt",
     "triton": "the GPU kernels, tune-kernels",

@@ -15,6 +15,7 @@ from .errors import EnvironmentProblem
 EXTRAS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
     "onnxruntime-gpu": ("onnxruntime-gpu", "nvidia-ml-py"),
+    "openvino": ("openvino",),
     "rtx": ("tensorrt-rtx", "polygraphy"),
     "tensorrt": ("tensorrt", "polygraphy", "nvidia-ml-py"),
     "triton": ("triton", "nvidia-ml-py"),

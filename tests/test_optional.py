@@ -23,6 +23,7 @@ from sparsesam_deploy.optional import EXTRAS, importing, install, missing, modul
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from sparsesam_deploy.parity.overlay import draw_overlay
 from sparsesam_deploy.runtime.onnx_runtime import OnnxRuntime
+from sparsesam_deploy.runtime.openvino_runtime import OpenVinoRuntime
 from sparsesam_deploy.serving.config import schema
 
 NANO = ("--model", "nano", "--output", "out")
@@ -56,6 +57,12 @@ COMMANDS = {
     ),
     **{f"evaluate-{package}": (("evaluate", *NANO), package, "evaluate", "accuracy") for package in EXTRAS["accuracy"]},
     "evaluate-exported": (("evaluate", *NANO, "--exported", "."), "onnxruntime", "--exported", "onnxruntime"),
+    "evaluate-openvino": (
+        ("evaluate", *NANO, "--exported", ".", "--runtime", "openvino"),
+        "openvino",
+        "--exported",
+        "openvino",
+    ),
     "tune": (("tune", *NANO), "scipy", "tune", "accuracy"),
     "triton-server": (
         ("triton-server", ".", "-o", "out"),
@@ -100,6 +107,7 @@ USES: dict[str, tuple[str, str, str, Callable[[], object]]] = {
         "onnxruntime-gpu",
         lambda: OnnxRuntime(Path(), None, torch.device("cuda", 0)),
     ),
+    "openvino": ("openvino", "--runtime openvino", "openvino", lambda: OpenVinoRuntime(Path())),
     "overlay": ("matplotlib", "the overlay", "accuracy", lambda: draw_overlay(None, Path("x.png"))),
     "plots": ("matplotlib", "a report's plots", "accuracy", lambda: save_png(Drawing(1, 1, ""), Path("x.png"))),
     "ticks": (

@@ -38,10 +38,13 @@ class SizesType(options.ParamType):
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option(
     "--runtime",
-    type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]),
+    type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino", "torch"]),
     help="What computes.  [default: the engine]",
 )
-@click.option("--device", help="cpu, cuda or cuda:1; onnxruntime and torch need it.  [default for engines: cuda]")
+@click.option(
+    "--device",
+    help="cpu, cuda or cuda:1; onnxruntime and torch need it.  [default: cuda for engines, cpu for openvino]",
+)
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Weights for --runtime torch.")
 @click.option("--batch", "batches", type=SizesType(), metavar="N,...", help="Batch sizes.  [default: the smallest]")
 @click.option("--iterations", type=click.IntRange(1), default=50, show_default=True, help="Timed calls of each.")

@@ -53,8 +53,8 @@ DENSITY = next(setting for setting in settings_of(Start) if setting.name == "den
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["onnxruntime", "tensorrt", "tensorrt-rtx"]),
-    help="What runs --exported: encoder.onnx on --device, or the engine on a GPU.  [default: onnxruntime]",
+    type=click.Choice(["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
+    help="What runs --exported: encoder.onnx (openvino: on the CPU), or the engine on a GPU.  [default: onnxruntime]",
 )
 @data.device_choices
 @click.option(
@@ -84,8 +84,8 @@ def evaluate(
     encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
     """
     require("evaluate", *EXTRAS["accuracy"])
-    if chosen["exported"] and chosen["runtime"] in (None, "onnxruntime"):
-        require("--exported", "onnxruntime")
+    if chosen["exported"] and (runtime := chosen["runtime"] or "onnxruntime") in ("onnxruntime", "openvino"):
+        require("--exported", runtime)
     from ..accuracy.evaluation.judge import Judge
     from ..accuracy.evaluation.run import evaluate as run
     from ..accuracy.evaluation.scoring import Comparison

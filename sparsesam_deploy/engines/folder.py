@@ -119,9 +119,14 @@ class BuildFolder:
         Raises:
             CheckFailed: the first mismatch, with the command that mends it.
         """
-        for record in (manifest.encoder_onnx, *manifest.weight_files, manifest.decoder_onnx):
-            if record is not None:
-                record.check(self.path, self._rebuild)
+        self.check_encoder(manifest)
+        if manifest.decoder_onnx is not None:
+            manifest.decoder_onnx.check(self.path, self._rebuild)
+
+    def check_encoder(self, manifest: EngineManifest) -> None:
+        """Compare ``encoder.onnx`` and its weights with ``manifest``; raises as `check_sources`."""
+        for record in (manifest.encoder_onnx, *manifest.weight_files):
+            record.check(self.path, self._rebuild)
 
     @property
     def _rebuild(self) -> str:

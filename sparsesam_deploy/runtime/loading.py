@@ -15,9 +15,10 @@ from .encoder import Encoder
 from .engine import EngineRuntime
 from .interface import Runtime
 from .onnx_runtime import OnnxRuntime
+from .openvino_runtime import OpenVinoRuntime
 from .torch_runtime import TorchRuntime
 
-RuntimeName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "torch"]
+RuntimeName = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino", "torch"]
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
 
 
@@ -33,10 +34,11 @@ def load(
 
     Args:
         path: the folder, or the manifest in it.
-        runtime: the manifest's builder if not given: its engine. ``onnxruntime`` runs ``encoder.onnx``, and ``torch``
-            the checkpoint with the same sparsity and precision: the Triton kernels on a GPU, plain torch on the CPU.
-        device: ``cuda``, ``cuda:1``, ``cpu``; engines are on ``cuda`` if it is not given, and for the other runtimes
-            it has to be.
+        runtime: the manifest's builder if not given: its engine. ``onnxruntime`` and ``openvino`` run
+            ``encoder.onnx``, and ``torch`` the checkpoint with the same sparsity and precision: the Triton kernels on a
+            GPU, plain torch on the CPU.
+        device: ``cuda``, ``cuda:1``, ``cpu``; if it is not given, engines are on ``cuda`` and ``openvino`` on ``cpu``;
+            for the other runtimes it has to be.
         cuda_graph: record a CUDA graph of the engine, or of torch's kernels, at the first call of each batch size.
         checkpoint: weights for the torch runtime, if they do not lie in the folder or the current one under the name
             in the manifest.
@@ -67,6 +69,9 @@ def _runtime(
 ) -> Runtime:
     if name == "onnxruntime":
         return OnnxRuntime(folder, manifest, device)
+    if name == "openvino":
+        BuildFolder(folder).check_encoder(manifest)
+        return OpenVinoRuntime(folder / manifest.encoder_onnx.name)
     if name == "torch":
         return TorchRuntime.of_build(_weights(folder, manifest, checkpoint), manifest, device)
     if name != manifest.builder:
@@ -79,15 +84,15 @@ def _runtime(
 
 def choose_device(name: str, device: str | torch.device | None) -> torch.device:
     """The device that runtime ``name`` computes on; raises as `load` does."""
-    is_engine = name in get_args(BuilderName)
-    if device is None and not is_engine:
+    devices = _devices(name)
+    if device is None and len(devices) > 1:
         raise InvalidInput(f"{name} runs on the CPU and on GPUs; say which by device, cpu or cuda.")
     try:
-        place = torch.device("cuda" if device is None else device)
+        place = torch.device(devices[0] if device is None else device)
     except RuntimeError:
         raise InvalidInput(f"device {device!r} is unknown; give cpu, cuda or cuda:1.") from None
-    if place.type not in ("cpu", "cuda") or (is_engine and place.type == "cpu"):
-        raise InvalidInput(f"{name} does not run on {place}; give {'cuda' if is_engine else 'cpu or cuda'}.")
+    if place.type not in devices:
+        raise InvalidInput(f"{name} does not run on {place}; give {' or '.join(devices)}.")
     if place.type == "cpu":
         return place
     if not torch.cuda.is_available():
@@ -99,6 +104,13 @@ def choose_device(name: str, device: str | torch.device | None) -> torch.device:
     if place.index >= torch.cuda.device_count():
         raise EnvironmentProblem(f"{place} is none of the {torch.cuda.device_count()} GPUs here; give one that is.")
     return place
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    """What runtime ``name`` can compute on; the first one without being asked, where it is the only one."""
+    if name in get_args(BuilderName):
+        return ("cuda",)
+    return ("cpu",) if name == "openvino" else ("cpu", "cuda")
 
 
 def _weights(folder: Path, manifest: EngineManifest, checkpoint: str | Path | None) -> LoadedSam:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engines.folder import BuildFolder
 from ..engines.manifest import EngineManifest
 from ..errors import EnvironmentProblem
 from ..optional import importing
@@ -40,8 +41,7 @@ class OnnxRuntime(Runtime):
         with importing("onnxruntime", "--runtime onnxruntime", "onnxruntime-gpu" if device.type == "cuda" else None):
             import onnxruntime
         self.device, self.path = device, folder / manifest.encoder_onnx.name
-        for record in (manifest.encoder_onnx, *manifest.weight_files):
-            record.check(folder, f"rebuild with `sparsesam-export build --output {folder}`")
+        BuildFolder(folder).check_encoder(manifest)
         provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
         if provider not in onnxruntime.get_available_providers():
             raise EnvironmentProblem(

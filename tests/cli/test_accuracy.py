@@ -113,13 +113,16 @@ def test_recipes_of_one_name_are_two_variants(evaluate, tmp_path):
     assert all("tanh GELU" in variant["computed_by"] for variant in variants)
 
 
-def test_an_exported_folder_is_a_variant(evaluate, photos, tmp_path, sparsesam_export):
-    """fp32 under ONNX Runtime loses what PyTorch loses with the same settings."""
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_exported_folder_is_a_variant(runtime, evaluate, photos, tmp_path, sparsesam_export):
+    """fp32 under another runtime loses what PyTorch loses with the same settings."""
     arguments = ("--checkpoint", photos / "miniature.safetensors", "--density", 0.4, "--dtype", "fp32")
     assert sparsesam_export("onnx", *arguments, "--output", tmp_path / "exported").code == 0
-    outcome = evaluate("--exported", tmp_path / "exported", "--density", 0.4, "--json")
+    outcome = evaluate("--exported", tmp_path / "exported", "--runtime", runtime, "--density", 0.4, "--json")
     _, ours, exported = json.loads(outcome.out)["variants"]
-    assert "ONNX Runtime" in exported["computed_by"] and exported["cost"] == ours["cost"]
+    assert {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}[runtime] in exported["computed_by"] and exported[
+        "cost"
+    ] == ours["cost"]
     assert exported["embedding_error"]["mean"] == pytest.approx(ours["embedding_error"]["mean"], rel=1e-3)
     for figure in ("iou", "boundary_iou", "agreement"):
         assert exported["scores"][0][figure]["mean"] == pytest.approx(ours["scores"][0][figure]["mean"], abs=2e-3)

@@ -16,14 +16,17 @@ import torch
 from sparsesam_deploy import load
 from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, ParitySummary
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
+from sparsesam_deploy.export import writer
+from sparsesam_deploy.model.config import DENSE
 from sparsesam_deploy.model.predictor import SparseSamPredictor
-from sparsesam_deploy.runtime import onnx_runtime, torch_runtime
+from sparsesam_deploy.runtime import onnx_runtime, openvino_runtime, torch_runtime
+from sparsesam_deploy.runtime.openvino_runtime import OpenVinoRuntime
 from tests.comparison import relative_error
-from tests.export.models import global_outputs, random_image
+from tests.export.models import export, global_outputs, random_image
 from tests.helpers import TINY, save_random_checkpoint
 from tests.runtime.builds import CHECKPOINT
 
-on_the_cpu = pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+on_the_cpu = pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
 TOLERANCE = 1e-5
 
 
@@ -155,7 +158,9 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has 
 @pytest.mark.parametrize(
     ("choices", "error", "sentence"),
     [
-        ({"runtime": "openvino"}, InvalidInput, "runtime 'openvino' is unknown; choose one of tensorrt, tensorrt-rtx"),
+        ({"runtime": "coreml"}, InvalidInput, "runtime 'coreml' is unknown; choose one of tensorrt, tensorrt-rtx"),
+        ({"runtime": "openvino", "device": "cuda"}, InvalidInput, "openvino does not run on cuda; give cpu"),
+        ({"runtime": "openvino", "cuda_graph": True}, InvalidInput, "openvino on cpu makes no CUDA graph"),
         ({"runtime": "torch"}, InvalidInput, "torch runs on the CPU and on GPUs; say which by device, cpu or cuda"),
         ({"runtime": "onnxruntime", "device": "gpu"}, InvalidInput, "device 'gpu' is unknown; give cpu, cuda or"),
         ({"runtime": "onnxruntime", "device": "meta"}, InvalidInput, "onnxruntime does not run on meta; give cpu or"),
@@ -249,7 +254,33 @@ def test_onnx_runtime_on_cuda_is_asked_for_full_float32_in_the_callers_stream(or
     assert asked == [{"device_id": "1", "user_compute_stream": str(0xC0FFEE), "use_tf32": "0"}]
 
 
-@pytest.mark.parametrize("runtime", [None, "onnxruntime", "torch"])
+def test_openvino_needs_no_device_and_runs_beside_itself(sparse_hq):
+    """Results of one call are not overwritten by the next one."""
+    encode, images = load(sparse_hq.folder, "openvino"), (random_image(), random_image(seed=1))
+    first, second = (encode(image)[0] for image in images)
+    assert not torch.equal(first, second) and torch.equal(first, encode.clone()(images[0])[0])
+
+
+def test_openvino_that_does_not_run(dense, monkeypatch):
+    monkeypatch.setattr(openvino_runtime, "_readable", lambda model, path: b"no graph")
+    with pytest.raises(
+        CheckFailed, match=r"OpenVINO cannot run \S+encoder.onnx \(.+\); choose another runtime"
+    ) as caught:
+        load(dense.folder, "openvino")
+    assert "\n" not in str(caught.value)
+
+
+def test_openvino_reads_no_functions_with_weights_beside(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
+    with pytest.raises(InvalidInput, match=r"encoder.onnx has functions, .* export it again with --inline"):
+        OpenVinoRuntime(export(tmp_path, DENSE).path)
+    inlined, image = export(tmp_path, DENSE, inline=True), random_image()
+    with torch.no_grad():
+        expected = inlined.encoder(image)
+    assert relative_error(OpenVinoRuntime(inlined.path).new_run()(image)[0], expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("runtime", [None, "onnxruntime", "openvino", "torch"])
 def test_a_build_that_failed_its_parity_check(copied, runtime):
     """Whatever is to run it; what else a manifest may say of parity is in tests/engines/test_folder.py."""
     manifest = EngineManifest.read(copied / MANIFEST)

@@ -23,7 +23,8 @@ from ...ops.backend import Backend
 from ...parity.blocks import encode_one
 from ...parity.onnx_runner import OnnxRunner
 from ...parity.verify import as_array, reference_outputs
-from ...runtime.loading import RuntimeName, load
+from ...runtime.loading import RuntimeName, choose_device, load
+from ...runtime.openvino_runtime import OpenVinoRuntime
 
 Outputs = EncoderOutputs[np.ndarray]
 """What an encoder gives for one image, float32."""
@@ -61,20 +62,29 @@ class ExportedEncoder:
     """What `sparsesam-export` left in a folder: ``encoder.onnx`` on the CPU, or its engine on a GPU.
 
     Raises:
-        InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner` and `load`.
+        InvalidInput, CheckFailed, EnvironmentProblem: see `OnnxRunner`, `OpenVinoRuntime` and `load`.
     """
 
     def __init__(self, folder: BuildFolder, runtime: RuntimeName, device: str | None) -> None:
         if runtime == "onnxruntime" and device in (None, "cpu"):
             runner = OnnxRunner(folder.encoder_onnx)
             self._batch = runner.metadata["batch"][0]
-            self.computed_by = f"{runner.kernels}, {folder.encoder_onnx.name} {sha256_file(folder.encoder_onnx)[:12]}"
+            self.computed_by = f"{runner.kernels}, {_named(folder.encoder_onnx)}"
             self._run = lambda image: EncoderOutputs.of_named(encode_one(runner, image.numpy(), self._batch))
+        elif runtime == "openvino":
+            choose_device(runtime, device)
+            on_cpu = OpenVinoRuntime(folder.encoder_onnx)
+            self._batch, encode = on_cpu.metadata["batch"][0], on_cpu.new_run()
+            self.computed_by = f"{on_cpu.kernels}, {_named(folder.encoder_onnx)}"
+            self._run = lambda image: self._first(encode(self._batch_of(image)))
         else:
             engine = load(folder.path, runtime, device)
             self._batch = engine.batch.min
             self.computed_by = f"{engine.kernels}, engine {engine.manifest.engine.sha256[:12]}"
-            self._run = lambda image: self._first(engine(image.expand(self._batch, -1, -1, -1).contiguous()))
+            self._run = lambda image: self._first(engine(self._batch_of(image)))
+
+    def _batch_of(self, image: torch.Tensor) -> torch.Tensor:
+        return image.expand(self._batch, -1, -1, -1).contiguous()
 
     @staticmethod
     def _first(results: torch.Tensor | tuple[torch.Tensor, ...]) -> Outputs:
@@ -82,6 +92,10 @@ class ExportedEncoder:
 
     def __call__(self, image: torch.Tensor) -> Outputs:
         return self._run(image)
+
+
+def _named(file: Path) -> str:
+    return f"{file.name} {sha256_file(file)[:12]}"
 
 
 def torch_variant(
