@@ -8,7 +8,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ONLY_OF_DEV = ("tests", "pytest", "_pytest", "xdist", "transformers", "timm", "segment_anything_hq", "triton")
+ONLY_OF_DEV = (
+    "tests",
+    "pytest",
+    "_pytest",
+    "xdist",
+    "transformers",
+    "openvino",
+    "timm",
+    "segment_anything_hq",
+    "triton",
+)
 COMMANDS = [
     f"{file.parent.name}.{file.stem}"
     for room in ("benchmarks", "checks")
