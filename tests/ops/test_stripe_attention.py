@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.model import order
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, PATTERNS, Pattern
@@ -130,6 +131,29 @@ def test_reference_is_masked_attention(pattern: Pattern, head_dim: int, dtype: s
     assert relative_error(out, masked_attention(case)) <= REFERENCE_TOLERANCE[dtype]
 
 
+@head_dims
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if not p.own_tile], ids=lambda pattern: pattern.node_type)
+def test_fused_attention_is_the_reference(pattern: Pattern, head_dim: int):
+    case = make_case(pattern, head_dim, torch.float32)
+    found = stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+    assert relative_error(found, case.run()) <= REFERENCE_TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("pattern", (INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
+def test_fused_attention_refuses_own_tiles(pattern: Pattern):
+    case = make_case(pattern, 32, torch.float32)
+    with pytest.raises(InvalidInput, match=r"'interleaved' and 'ranked'.*use order 'lattice', or backend 'reference'"):
+        stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+
+
+def test_fused_attention_refuses_more_channels_than_it_takes():
+    case = make_case(STATIC, 240, torch.float32)
+    with pytest.raises(
+        InvalidInput, match=r"head_dim 240 and 16 \+ 16 grid rows and columns make 272 .*use backend 'reference'"
+    ):
+        stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+
+
 @pytest.mark.parametrize("num_tiles", (1, 4), ids="tiles-{}".format)
 @pytest.mark.parametrize("pattern", (STATIC, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
 def test_one_tile_and_all_tiles(pattern: Pattern, num_tiles: int):
@@ -154,14 +178,16 @@ def test_body_is_the_reference(pattern: Pattern, head_dim: int, dtype: str):
 
 
 @pytest.mark.parametrize("num_offsets", (1, 2, 3, 4, 5, 8, 9, 16, 17, 26, 32, 33, 64), ids="offsets-{}".format)
-def test_body_over_a_lattice_is_the_reference(num_offsets: int):
-    """A lattice needs position terms for its own rows and columns alone; which these are follows from the offsets."""
+def test_a_lattice_is_the_reference_in_body_and_fused_attention(num_offsets: int):
+    """Both make position terms for its own rows and columns alone; which these are follows from the offsets."""
     case = make_case(STATIC, 32, torch.float32)
     perm, inv_perm = (torch.tensor(table) for table in (order.z_order(GRID), order.inverse(order.z_order(GRID))))
     keys = torch.tensor(order.lattice_sequence(NUM_TOKENS)[: num_offsets * NUM_TOKENS // TILE])
     stripe = replace(case.stripe, perm=perm, inv_perm=inv_perm, keys=keys, lattice_offsets=num_offsets)
     case = replace(case, stripe=stripe)
     assert relative_error(case.run_body(STATIC), case.run()) <= BODY_TOLERANCE["fp32"]
+    fused = stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+    assert relative_error(fused, case.run()) <= REFERENCE_TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("pattern", (STATIC, DENSE, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
