@@ -71,10 +71,10 @@ device_choices = options.together(
     click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes: cpu, cuda or cuda:1."),
     click.option(
         "--torch-backend",
-        type=click.Choice(["reference", "triton"]),
+        type=click.Choice(["reference", "sdpa", "triton"]),
         default="reference",
         show_default=True,
-        help="The custom operators in plain PyTorch, or as GPU kernels.",
+        help="The custom operators in plain PyTorch, by its fused attention, or as GPU kernels.",
     ),
 )
 

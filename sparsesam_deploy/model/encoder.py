@@ -61,7 +61,7 @@ class SparseSamEncoder(nn.Module):
         config: its shape.
         sparsity: which share of it to compute.
         gelu: ``erf`` as SAM was trained, or the cheaper ``tanh`` approximation.
-        backend: what computes the two custom operators: ``reference``, or the ``triton`` kernels on a GPU.
+        backend: what computes the two custom operators, see `Backend`.
 
     Raises:
         DensityError: a density leaves nothing to compute, or lists another number of blocks.

@@ -1,4 +1,4 @@
-"""The encoder through the Triton kernels: the same network as the reference's, block by block."""
+"""The encoder on other backends: the same network as the reference's, block by block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from sparsesam_deploy.errors import InvalidInput
 from sparsesam_deploy.model.attention import ImageState
-from sparsesam_deploy.model.config import SparsityConfig
+from sparsesam_deploy.model.config import DENSE, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.model.mlp import RoutedMlp
 from sparsesam_deploy.ops.routing import ROUTING_RULES
@@ -35,6 +35,32 @@ def test_kernels_compute_the_reference(monkeypatch, tmp_path):
         assert torch.equal(decisions["triton"][name], expected), name
     for index, (found, expected) in enumerate(zip(streams["triton"], streams["reference"], strict=True)):
         assert relative_error(found, expected) <= 1e-5, f"stream {index}"
+
+
+FUSED = {
+    "default": SparsityConfig(),
+    "dense": DENSE,
+    "windows-shared": SPARSITY,
+    "windows-thinned": SparsityConfig(0.4, 0.4, 0.4),
+    "skipped": SparsityConfig(0.1, 0.4, routing="skip-sobel"),
+    "windows-interleaved": SparsityConfig(1.0, 1.0, 0.4, order="interleaved"),
+    "windows-ranked": SparsityConfig(1.0, 0.4, 0.4, order="ranked", routing="skip-group-rank"),
+}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_attention_computes_the_reference(name: str):
+    """Each block given the reference's stream and decisions, as rounding would decide ties in later ones."""
+    image_encoder, image = random_sam(TINY).image_encoder, noise_image()
+    reference, fused = (
+        SparseSamEncoder(image_encoder, TINY, FUSED[name], backend=backend) for backend in ("reference", "sdpa")
+    )
+    state = ImageState()
+    streams = list(reference.streams(image, state))
+    for index, block in enumerate(fused.blocks):
+        found = block(streams[index], state)
+        assert relative_error(found, streams[index + 1]) <= 1e-5, f"block {index}"
 
 
 @pytest.mark.parametrize("routing", [routing for routing, rule in ROUTING_RULES.items() if not rule.by_ranking])

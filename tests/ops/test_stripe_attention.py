@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from sparsesam_deploy.errors import InvalidInput
+from sparsesam_deploy.model import order
 from sparsesam_deploy.ops.stripe_attention import Stripe, stripe_attention
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, PATTERNS, Pattern
 from tests.comparison import relative_error
@@ -36,9 +38,13 @@ class Case:
     def run(self) -> Tensor:
         return stripe_attention(*self.tensors(), self.stripe, NUM_HEADS)
 
-    def node_inputs(self, pattern: Pattern) -> dict[str, Tensor]:
+    def run_body(self, pattern: Pattern) -> Tensor:
         values = {**vars(self.stripe), **vars(self)}
-        return {name: values[name] for name in pattern.inputs}
+        inputs = {name: values[name] for name in pattern.inputs}
+        scale = (self.qkv.shape[2] // 3 // NUM_HEADS) ** -0.5
+        attributes = {"num_heads": NUM_HEADS, "scale": scale, "lattice_offsets": self.stripe.lattice_offsets or 0}
+        (out,) = run_node(pattern.node_type, inputs, attributes, {"out": self.qkv.dtype})
+        return out
 
 
 def make_case(pattern: Pattern, head_dim: int, dtype: torch.dtype, num_tiles: int = 2, seed: int = 0) -> Case:
@@ -65,10 +71,11 @@ def make_case(pattern: Pattern, head_dim: int, dtype: torch.dtype, num_tiles: in
     num_keys = TILE * num_tiles
     if pattern.ranked:
         sequences = BATCH * (NUM_WINDOWS if pattern.windowed else 1)
-        order = torch.stack([shuffled(length) for _ in range(sequences * NUM_HEADS)]).view(sequences, NUM_HEADS, length)
-        tables["keys"] = order[..., :num_keys]
+        ranking = torch.stack([shuffled(length) for _ in range(sequences * NUM_HEADS)])
+        ranking = ranking.view(sequences, NUM_HEADS, length)
+        tables["keys"] = ranking[..., :num_keys]
         if pattern.own_tile:
-            tables["tiles"] = order.unflatten(2, (-1, TILE))
+            tables["tiles"] = ranking.unflatten(2, (-1, TILE))
             tables["tile_in_stripe"] = (torch.arange(length) < num_keys).to(torch.int32).view(-1, TILE)
     elif not pattern.dense:
         tables["keys"] = shuffled(length)[:num_keys]
@@ -124,6 +131,29 @@ def test_reference_is_masked_attention(pattern: Pattern, head_dim: int, dtype: s
     assert relative_error(out, masked_attention(case)) <= REFERENCE_TOLERANCE[dtype]
 
 
+@head_dims
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if not p.own_tile], ids=lambda pattern: pattern.node_type)
+def test_fused_attention_is_the_reference(pattern: Pattern, head_dim: int):
+    case = make_case(pattern, head_dim, torch.float32)
+    found = stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+    assert relative_error(found, case.run()) <= REFERENCE_TOLERANCE["fp32"]
+
+
+@pytest.mark.parametrize("pattern", (INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
+def test_fused_attention_refuses_own_tiles(pattern: Pattern):
+    case = make_case(pattern, 32, torch.float32)
+    with pytest.raises(InvalidInput, match=r"'interleaved' and 'ranked'.*use order 'lattice', or backend 'reference'"):
+        stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+
+
+def test_fused_attention_refuses_more_channels_than_it_takes():
+    case = make_case(STATIC, 240, torch.float32)
+    with pytest.raises(
+        InvalidInput, match=r"head_dim 240 and 16 \+ 16 grid rows and columns make 272 .*use backend 'reference'"
+    ):
+        stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+
+
 @pytest.mark.parametrize("num_tiles", (1, 4), ids="tiles-{}".format)
 @pytest.mark.parametrize("pattern", (STATIC, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
 def test_one_tile_and_all_tiles(pattern: Pattern, num_tiles: int):
@@ -144,9 +174,20 @@ def test_stripe_of_all_keys_is_dense(pattern: Pattern):
 @node_types
 def test_body_is_the_reference(pattern: Pattern, head_dim: int, dtype: str):
     case = make_case(pattern, head_dim, DTYPES[dtype])
-    attributes = {"num_heads": NUM_HEADS, "scale": head_dim**-0.5}
-    (out,) = run_node(pattern.node_type, case.node_inputs(pattern), attributes, {"out": DTYPES[dtype]})
-    assert relative_error(out, case.run()) <= BODY_TOLERANCE[dtype]
+    assert relative_error(case.run_body(pattern), case.run()) <= BODY_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("num_offsets", (1, 2, 3, 4, 5, 8, 9, 16, 17, 26, 32, 33, 64), ids="offsets-{}".format)
+def test_a_lattice_is_the_reference_in_body_and_fused_attention(num_offsets: int):
+    """Both make position terms for its own rows and columns alone; which these are follows from the offsets."""
+    case = make_case(STATIC, 32, torch.float32)
+    perm, inv_perm = (torch.tensor(table) for table in (order.z_order(GRID), order.inverse(order.z_order(GRID))))
+    keys = torch.tensor(order.lattice_sequence(NUM_TOKENS)[: num_offsets * NUM_TOKENS // TILE])
+    stripe = replace(case.stripe, perm=perm, inv_perm=inv_perm, keys=keys, lattice_offsets=num_offsets)
+    case = replace(case, stripe=stripe)
+    assert relative_error(case.run_body(STATIC), case.run()) <= BODY_TOLERANCE["fp32"]
+    fused = stripe_attention(*case.tensors(), case.stripe, NUM_HEADS, "sdpa")
+    assert relative_error(fused, case.run()) <= REFERENCE_TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("pattern", (STATIC, DENSE, INTERLEAVED, RANKED), ids=lambda pattern: pattern.node_type)
@@ -154,17 +195,15 @@ def test_large_scores_stay_finite_in_fp16(pattern: Pattern):
     """Scores beyond what exp takes, and a bias as large: both softmaxes are of differences from the maximum."""
     case = make_case(pattern, 64, torch.float16)
     case.qkv.mul_(8)
-    attributes = {"num_heads": NUM_HEADS, "scale": 64**-0.5}
-    (out,) = run_node(pattern.node_type, case.node_inputs(pattern), attributes, {"out": torch.float16})
-    assert relative_error(out, masked_attention(case)) <= 0.05
+    assert relative_error(case.run_body(pattern), masked_attention(case)) <= 0.05
     assert relative_error(case.run(), masked_attention(case)) <= REFERENCE_TOLERANCE["fp16"]
 
 
 @node_types
 def test_operator_is_well_formed(pattern: Pattern):
     case = make_case(pattern, 32, torch.float32)
-    order = ("rel_index", "perm", "inv_perm", "keys", "tiles", "tile_in_stripe", "members", "slots")
-    arguments = (*case.tensors(), *(getattr(case.stripe, name) for name in order), NUM_HEADS)
+    names = ("rel_index", "perm", "inv_perm", "keys", "tiles", "tile_in_stripe", "members", "slots")
+    arguments = (*case.tensors(), *(getattr(case.stripe, name) for name in names), NUM_HEADS)
     torch.library.opcheck(
         torch.ops.sparsesam.stripe_attention, arguments, test_utils=("test_schema", "test_faketensor")
     )

@@ -9,13 +9,14 @@ from .reference import group_scores, group_sobel, group_variance
 
 __all__ = ["Route", "group_scores", "group_sobel", "group_variance", "routed_mlp_pack", "routed_mlp_unpack"]
 
-IMPLEMENTATIONS = {"reference": reference, "triton": triton}
+# Packing is gathers and a sort, for which torch has nothing better than the reference.
+IMPLEMENTATIONS = {"reference": reference, "sdpa": reference, "triton": triton}
 
 
 def routed_mlp_pack(
     x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, route: Route, backend: Backend = "reference"
 ) -> tuple[Tensor, Tensor]:
-    """Rows to compute and each token's row; arguments as in `reference.routed_mlp_pack`, errors as in `triton`'s."""
+    """Rows to compute and each token's row; arguments as in `reference.routed_mlp_pack`, errors as in the backend's."""
     return IMPLEMENTATIONS[backend].routed_mlp_pack(x, weight, bias, epsilon, route)
 
 

@@ -81,14 +81,16 @@ def function_bodies() -> list[onnx.FunctionProto]:
 
 
 def _unpack_body() -> onnx.FunctionProto:
+    """Tokens without a row take one of zeros, and so does what only a broken graph decides: it is judged elsewhere."""
     f = FunctionBody(UNPACK)
     inputs = tuple(f"{UNPACK}_{name}" for name in UNPACK_INPUTS)
     x, update, row_of_token = inputs
-    num_rows = f.CastLike(f.Shape(update, start=1, end=2), row_of_token)
-    last = f.Sub(num_rows, f.CastLike(f.ints(1), row_of_token))
-    row = f.Cast(f.Unsqueeze(f.Min(row_of_token, last), f.ints(2)), to=TensorProto.INT64)
-    received = f.Unsqueeze(f.Less(row_of_token, num_rows), f.ints(2))
-    updates = f.Where(received, f.GatherND(update, row, batch_dims=1), f.CastLike(f.float(0.0), update))
+    nothing = f.Expand(
+        f.CastLike(f.float(0.0), update), f.concat_shape(f.Shape(update, start=0, end=1), 1, f.Shape(update, start=2))
+    )
+    row = f.Min(row_of_token, f.CastLike(f.Shape(update, start=1, end=2), row_of_token))
+    row = f.Cast(f.Unsqueeze(row, f.ints(2)), to=TensorProto.INT64)
+    updates = f.GatherND(f.Concat(update, nothing, axis=1), row, batch_dims=1)
     return f.build(inputs, [f.Add(x, updates)], ())
 
 
@@ -205,8 +207,7 @@ class _PackBody:
 
     def variance(self, groups: str, mean: str) -> str:
         f = self.f
-        deviation = f.Sub(groups, mean)
-        return f.ReduceSum(f.Mul(deviation, deviation), f.ints(2, 3), keepdims=0)
+        return f.ReduceSumSquare(f.Sub(groups, mean), f.ints(2, 3), keepdims=0)
 
     def sobel(self, x32: str) -> str:
         """Root mean square gradient, averaged over each group; written out, since TF32 would blur a Conv."""

@@ -3,12 +3,16 @@
 from torch import Tensor
 
 from ..backend import Backend
-from . import reference, triton
+from . import reference, sdpa, triton
 from .stripe import Stripe
 
 __all__ = ["Stripe", "stripe_attention"]
 
-IMPLEMENTATIONS = {"reference": reference.stripe_attention, "triton": triton.stripe_attention}
+IMPLEMENTATIONS = {
+    "reference": reference.stripe_attention,
+    "sdpa": sdpa.stripe_attention,
+    "triton": triton.stripe_attention,
+}
 
 
 def stripe_attention(
@@ -20,5 +24,5 @@ def stripe_attention(
     num_heads: int,
     backend: Backend = "reference",
 ) -> Tensor:
-    """Attend over the stripe; arguments as in `reference.stripe_attention`, errors as in `triton.stripe_attention`."""
+    """Attend over the stripe; arguments as in `reference.stripe_attention`, errors as in the backend's."""
     return IMPLEMENTATIONS[backend](qkv, qkv_bias, rel_pos_h, rel_pos_w, stripe, num_heads)
