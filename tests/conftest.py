@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from filelock import FileLock
 
 if not torch.cuda.is_available():  # read when the first kernel is defined
     os.environ["TRITON_INTERPRET"] = "1"
 
 from sparsesam_deploy.cli import main as cli
+from sparsesam_deploy.export.decoder import export_decoder
+from sparsesam_deploy.model.checkpoint import LoadedSam
 from tests.helpers import TINY, save_random_checkpoint
 
 
@@ -30,6 +33,23 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_random_checkpoint(path, TINY)
     return path
+
+
+@pytest.fixture(scope="session")
+def decoder_of(tmp_path_factory) -> Callable[..., Path]:
+    """``decoder.onnx`` of a checkpoint, exported once for all tests and workers: it takes seconds. Not to be edited."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def exported(loaded: LoadedSam, dtype: str = "fp32") -> Path:
+        folder = shared / f"decoder-{loaded.sha256[:16]}-{dtype}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                export_decoder(loaded, folder / "decoder.onnx", dtype)
+        return folder / "decoder.onnx"
+
+    return exported
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from sparsesam_deploy.engines.folder import DECODER, DECODER_ENGINE, ENCODER, Bu
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
-from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
@@ -36,14 +35,14 @@ CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
+def exported(tmp_path_factory, decoder_of) -> Path:
     """A folder with ``encoder.onnx``, its weights in a file beside it, and ``decoder.onnx``."""
     folder = tmp_path_factory.mktemp("exported")
     encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["default"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
         export_encoder(encoder, CHECKPOINT, folder / ENCODER, ExportOptions("fp16"))
-    export_decoder(CHECKPOINT, folder / DECODER, "fp16")
+    shutil.copyfile(decoder_of(CHECKPOINT, "fp16"), folder / DECODER)
     return folder
 
 

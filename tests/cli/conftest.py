@@ -10,22 +10,16 @@ import pytest
 
 from sparsesam_deploy import pipeline
 from sparsesam_deploy.cli.main import cli
-from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
 from tests.serving.conftest import build, onnx_files  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
-def decoders_exported_once(tmp_path_factory) -> Iterator[None]:
-    """Commands that run in this process export each checkpoint's decoder once in each precision: it takes seconds."""
-    exports = tmp_path_factory.mktemp("decoders")
+def decoders_exported_once(decoder_of) -> Iterator[None]:
+    """Of commands that run in this process."""
 
     def export_once(loaded: LoadedSam, path: Path, dtype: str = "fp32") -> None:
-        kept = exports / f"{loaded.sha256}-{dtype}" / path.name
-        if not kept.exists():
-            kept.parent.mkdir()
-            export_decoder(loaded, kept, dtype)
-        shutil.copyfile(kept, path)
+        shutil.copyfile(decoder_of(loaded, dtype), path)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "export_decoder", export_once)

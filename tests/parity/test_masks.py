@@ -10,7 +10,6 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.decoder import SamDecoder
 from sparsesam_deploy.model.outputs import EncoderOutputs
@@ -69,11 +68,10 @@ def test_answers_are_segment_anythings(prompts):
     assert set(found.chosen) <= ({0} if prompts == "boxes" else {1, 2, 3})
 
 
-def test_the_exported_decoder_gives_the_same_answers(tmp_path):
-    loaded, sample = load_nano(), coins("boxes")
-    export_decoder(loaded, tmp_path / "decoder.onnx")
+def test_the_exported_decoder_gives_the_same_answers(decoder_of):
+    decoder, sample = decoder_of(load_nano()), coins("boxes")
     outputs = EncoderOutputs(predictor().features.numpy())
-    found = answer(onnx_decode(OnnxRunner(tmp_path / "decoder.onnx")), outputs, sample.prompts(), sample.preprocessed())
+    found = answer(onnx_decode(OnnxRunner(decoder)), outputs, sample.prompts(), sample.preprocessed())
     assert (found.masks != authors_masks(predictor(), sample)).mean() < 1e-5
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem
-from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.export.metadata import load_exported
 from sparsesam_deploy.model.checkpoint import load_checkpoint
 from sparsesam_deploy.parity import onnx_runner
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
-from tests.helpers import TINY, save_random_checkpoint
 
 
 @pytest.fixture(scope="module")
-def decoder(tmp_path_factory):
+def decoder(decoder_of, tiny_checkpoint) -> Path:
     """The smallest file that is exported."""
-    folder = tmp_path_factory.mktemp("decoder")
-    save_random_checkpoint(folder / "weights.pth", TINY)
-    export_decoder(load_checkpoint(folder / "weights.pth"), folder / "decoder.onnx")
-    return folder / "decoder.onnx"
+    return decoder_of(load_checkpoint(tiny_checkpoint))
 
 
 def test_an_inner_value_that_no_node_makes(decoder):
