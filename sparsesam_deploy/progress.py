@@ -112,29 +112,40 @@ QUIET_SECONDS = 30
 
 
 @contextmanager
-def counted(console: Console, name: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+def counted(
+    console: Console, name: str, total: int, done: int = 0, unit: str = ""
+) -> Iterator[Callable[[int, str], None]]:
     """A bar over ``total`` things with the time left, ``done`` of them from an earlier run.
 
     Gives a function of the number of things done and a few words about the next one. Without a terminal it prints a
-    line every half minute.
+    line every half minute. What has a ``unit``, like ``images``, is said to take so many a second.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(30),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     start = last = time.monotonic()
+    reached = done
+
+    def rate() -> str:
+        return f"{(reached - done) / max(time.monotonic() - start, 1e-9):.2f} {unit}/s" if unit else ""
+
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total, completed=done)
+        task = progress.add_task(name, total=total, completed=done, rate="")
 
         def advance(count: int, words: str) -> None:
-            nonlocal last
-            progress.update(task, completed=count, description=f"{name} {words}".strip())
+            nonlocal last, reached
+            reached = count
+            progress.update(task, completed=count, description=f"{name} {words}".strip(), rate=rate())
             now = time.monotonic()
             if not console.is_terminal and count > done and now - last >= QUIET_SECONDS:
                 last, left = now, (now - start) / (count - done) * (total - count)
-                console.print(f"{name}: {count} of {total}, about {left / 60:.0f} min left", highlight=False)
+                speed = f", {rate()}" if unit else ""
+                console.print(f"{name}: {count} of {total}{speed}, about {left / 60:.0f} min left", highlight=False)
 
         yield advance
-    console.print(f"[green]done[/] {name:<34} {time.monotonic() - start:7.1f} s", highlight=False)
+    words = f"[green]done[/] {name:<34} {time.monotonic() - start:7.1f} s  {rate()}"
+    console.print(words.rstrip(), highlight=False)

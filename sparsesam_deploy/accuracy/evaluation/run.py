@@ -53,7 +53,7 @@ def evaluate(
         journal = Journal(output / JOURNAL, _plan(comparison, loaded, dataset))
         if journal.done:
             console.print(f"going on with the {len(journal.done)} images of {output / JOURNAL}", highlight=False)
-        with counted(console, "evaluate", len(dataset.names), len(journal.done)) as advance:
+        with counted(console, "evaluate", len(dataset.names), len(journal.done), "images") as advance:
             run(comparison, dataset, journal, skip_bad, advance)
         summary, variants = summarise(comparison, dataset, journal)
         document = Evaluation(

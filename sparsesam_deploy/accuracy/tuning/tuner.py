@@ -220,5 +220,5 @@ class Tuner:
 
     @contextmanager
     def _counted(self, name: str, measurements: Measurements, schedules: int) -> Iterator[Callable[[int, str], None]]:
-        with counted(self.console, name, schedules * len(measurements.dataset.names)) as advance:
+        with counted(self.console, name, schedules * len(measurements.dataset.names), unit="images") as advance:
             yield advance
