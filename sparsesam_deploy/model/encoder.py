@@ -39,6 +39,17 @@ class SparseBlock(nn.Module):
         else:
             self.mlp = DenseMlp(block.norm2, block.mlp, gelu)
 
+    @property
+    def decision_names(self) -> tuple[str, ...]:
+        """What this block decides by the image, by its names in ``ImageState`` and in order."""
+        ranking = (self.attention.ranking_name,) if self.attention.makes_ranking else ()
+        return (*ranking, *(half.decision_name for half in self.routed_halves))
+
+    @property
+    def routed_halves(self) -> list[SharedAttention | RoutedMlp]:
+        """The halves that choose their rows by the image, in order."""
+        return [half for half in (self.attention, self.mlp) if isinstance(half, (SharedAttention, RoutedMlp))]
+
     def attend(self, x: Tensor, state: ImageState) -> Tensor:
         """The attention half: (B, N, C) -> (B, N, C); reads and fills ``state``."""
         if isinstance(self.attention, SharedAttention):
@@ -96,14 +107,7 @@ class SparseSamEncoder(nn.Module):
     @property
     def decision_names(self) -> tuple[str, ...]:
         """What ranking and routing decide in a forward pass, by its names in ``ImageState`` and in order."""
-        rankings = [block.attention.ranking_name for block in self.blocks if block.attention.makes_ranking]
-        return (*rankings, *(half.decision_name for half in self.routed_halves))
-
-    @property
-    def routed_halves(self) -> list[SharedAttention | RoutedMlp]:
-        """The halves of blocks that choose their rows by the image, in order."""
-        halves = (half for block in self.blocks for half in (block.attention, block.mlp))
-        return [half for half in halves if isinstance(half, (SharedAttention, RoutedMlp))]
+        return tuple(name for block in self.blocks for name in block.decision_names)
 
     @property
     def routed_mlps(self) -> list[RoutedMlp]:

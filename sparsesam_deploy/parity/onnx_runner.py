@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROVIDER = "CPUExecutionProvider"
 """The only provider used here: none is ever chosen behind the user's back."""
+EMULATED = ", bfloat16 emulated: float32 kernels, every result rounded"
 
 
 @contextmanager
@@ -36,8 +37,31 @@ def explained(path: Path, remedy: str = "export the checkpoint again") -> Iterat
         raise CheckFailed(f"ONNX Runtime cannot run {path} ({reason}); {remedy}.") from error
 
 
-class OnnxRunner:
+class GraphRunner:
     """One session on the CPU.
+
+    Args:
+        model: a graph, or a part of one.
+        path: the file it was read from, with its external data beside it.
+
+    Raises:
+        CheckFailed: ONNX Runtime refuses it.
+    """
+
+    def __init__(self, model: onnx.ModelProto, path: Path) -> None:
+        self.path, self.names = path, [value.name for value in model.graph.output]
+        with explained(path):
+            self.session = _session(model, path)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        with explained(self.path):
+            results = self.session.run(self.names, inputs)
+        return {name: np.asarray(value) for name, value in zip(self.names, results, strict=True)}
+
+
+class OnnxRunner(GraphRunner):
+    """One session of a whole file.
 
     Args:
         path: a file this project exported; its content digest is checked.
@@ -50,35 +74,41 @@ class OnnxRunner:
     """
 
     def __init__(self, path: Path, inner_values: Sequence[str] = (), float32: bool = False) -> None:
-        with importing("onnxruntime", f"running {path.name}"):
-            import onnxruntime
+        self.kernels = kernels(path)
         model, self.metadata = load_exported(path)
-        self.path = path
-        computed = {name for node in model.graph.node for name in node.output}
-        if missing := [name for name in inner_values if name not in computed]:
-            raise CheckFailed(
-                f"{path} has no {missing[0]}, which an export of its densities has today; export the checkpoint again."
-            )
-        self.names = [value.name for value in model.graph.output] + list(inner_values)
-        self.kernels = f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
-        if float32:
+        check_makes(model, path, inner_values)
+        emulated = self.metadata["dtype"] == "bf16" and not float32
+        if float32 or emulated:
+            self.kernels += EMULATED if emulated else ", in float32 without rounding"
             onnx.load_external_data_for_model(model, str(path.parent))
-            model = in_float32(model, inner_values, rounded=False)
-            self.kernels += ", in float32 without rounding"
-        elif self.metadata["dtype"] == "bf16":
-            onnx.load_external_data_for_model(model, str(path.parent))
-            model = in_float32(model, inner_values, rounded=True)
-            self.kernels += ", bfloat16 emulated: float32 kernels, every result rounded"
+            model = in_float32(model, inner_values, rounded=emulated)
         else:
             model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner_values)
-        with explained(path):
-            self.session = _session(model, path)
+        super().__init__(model, path)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs and inner values by name, all as float32."""
-        with explained(self.path):
-            results = self.session.run(self.names, inputs)
-        return {name: np.asarray(value, np.float32) for name, value in zip(self.names, results, strict=True)}
+        return {name: np.asarray(value, np.float32) for name, value in super().run(inputs).items()}
+
+
+def check_makes(model: onnx.ModelProto, path: Path, names: Sequence[str]) -> None:
+    """Raise `CheckFailed` unless nodes of ``model`` make all these values."""
+    made = {name for node in model.graph.node for name in node.output}
+    if missing := [name for name in names if name not in made]:
+        raise CheckFailed(
+            f"{path} has no {missing[0]}, which an export of its densities has today; export the checkpoint again."
+        )
+
+
+def kernels(path: Path) -> str:
+    """What runs ``path``, in words.
+
+    Raises:
+        EnvironmentProblem: ONNX Runtime is not installed.
+    """
+    with importing("onnxruntime", f"running {path.name}"):
+        import onnxruntime
+    return f"ONNX Runtime {onnxruntime.__version__} {PROVIDER}"
 
 
 def _session(model: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSession:
@@ -90,7 +120,7 @@ def _session(model: onnx.ModelProto, source: Path) -> onnxruntime.InferenceSessi
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each of three sessions
+    options.enable_cpu_mem_arena = False  # it would keep the memory of all activations, for each session
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
     choices: dict[str, Any] = {"providers": [PROVIDER], "enable_fallback": False}
     if sum(len(weight.raw_data) for weight in model.graph.initializer) < EXTERNAL_DATA_ABOVE:

@@ -11,7 +11,8 @@ from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.export.encoder import OUTPUT, inner_names
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.ops.function_body import OPSET
-from sparsesam_deploy.parity.blocks import StageError, decisions, first_failure, stage_errors
+from sparsesam_deploy.parity.blocks import StageError, first_failure, stage_errors
+from sparsesam_deploy.parity.decisions import decisions
 from tests.comparison import relative_error
 from tests.export.models import Exported, export, random_image, run_openvino
 from tests.parity.faults import Fault, write_broken

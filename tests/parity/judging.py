@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from sparsesam_deploy.parity.blocks import EncoderCheck, EncoderParity, first_failure
+from sparsesam_deploy.parity.blocks import first_failure
+from sparsesam_deploy.parity.encoder_check import EncoderCheck, EncoderParity
 from sparsesam_deploy.parity.tolerance import TOLERANCES
 from tests.export.models import Exported, random_image
 
 
 def judge(exported: Exported, path: Path) -> EncoderParity:
     """What the check says of ``path``, an edited copy of ``exported`` or the file itself."""
-    image = random_image()
-    with torch.inference_mode():
-        expected = exported.encoder(image)
-    return EncoderCheck(path, exported.encoder)(image, expected)
+    (parity,) = EncoderCheck(path, exported.encoder)([random_image()], lambda share, words: None)
+    return parity
 
 
 def assert_healthy(exported: Exported, dtype: str, decisions: list[str]) -> None:

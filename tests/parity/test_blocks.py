@@ -20,14 +20,9 @@ from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.ops.geometry import GROUP
 from sparsesam_deploy.ops.routing import Counts
-from sparsesam_deploy.parity.blocks import (
-    EncoderCheck,
-    EncoderParity,
-    StageError,
-    first_failure,
-    ranking_error,
-    routing_error,
-)
+from sparsesam_deploy.parity.blocks import StageError, first_failure
+from sparsesam_deploy.parity.decisions import ranking_error, routing_error
+from sparsesam_deploy.parity.encoder_check import EncoderCheck, EncoderParity
 from sparsesam_deploy.parity.metrics import relative_l2
 from sparsesam_deploy.parity.samples import shipped_samples
 from sparsesam_deploy.parity.tolerance import AS_FP32, TOLERANCES
@@ -54,8 +49,9 @@ def reference(sparsity: str) -> tuple[SparseSamEncoder, torch.Tensor, torch.Tens
 
 
 def judge(path: Path, sparsity: str) -> EncoderParity:
-    encoder, image, expected = reference(sparsity)
-    return EncoderCheck(path, encoder)(image, expected)
+    encoder, image, _ = reference(sparsity)
+    (parity,) = EncoderCheck(path, encoder)([image], lambda share, words: None)
+    return parity
 
 
 def export(folder: Path, sparsity: str, dtype: str) -> Path:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsesam_deploy.parity.metrics import relative_l2
-from sparsesam_deploy.parity.precision import in_float32
+from sparsesam_deploy.parity.precision import in_float32, rounded_to, undo_rounding
 
 TYPES = {
     "fp16": (TensorProto.FLOAT16, np.float16, torch.float16),
@@ -133,3 +133,61 @@ def test_indices_survive(dtype):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": image()})
     assert np.array_equal(y, image().astype(numpy_type).astype(np.float32)[:, ::-1])
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def parameters(**changes: np.ndarray) -> list[torch.nn.Parameter]:
+    """What `weights` of the graph are the rounding of, the matrix as torch's linear layers have it."""
+    arrays = {**weights(), **changes}
+    arrays["w"] = arrays["w"].T
+    return [torch.nn.Parameter(torch.from_numpy(array.astype(np.float32).copy())) for array in arrays.values()]
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
+
+
+def test_rounded_weights_become_what_they_were(dtype):
+    model = graph(dtype)
+    assert undo_rounding(model, parameters(), TYPES[dtype][2])
+    found = initializers(model)
+    for name, array in weights().items():
+        assert np.array_equal(found[name], array.astype(np.float32))
+
+
+def test_rounded_convolutions_in_float32_do_too():
+    """A bfloat16 file has them so; other float32 values stay."""
+    exact = parameters()[0]
+    rounded = exact.detach().bfloat16().float().numpy()
+    model = graph("bf16")
+    constant = np.full(3, 0.1, np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(rounded, "conv"), numpy_helper.from_array(constant, "c")])
+    assert undo_rounding(model, parameters(), torch.bfloat16)
+    found = initializers(model)
+    assert np.array_equal(found["conv"], exact.detach().numpy()) and np.array_equal(found["c"], constant)
+
+
+NEARLY = weights()["scale"] * (1 + 1e-6)
+IN_DOUBT = {
+    "of-another-parameter": parameters(shift=weights()["shift"] * 1.1),
+    "of-either-of-two": [*parameters(), *parameters(scale=NEARLY)],
+    "of-none": [],
+}
+
+
+@pytest.mark.parametrize("parameters", IN_DOUBT.values(), ids=IN_DOUBT)
+def test_in_doubt_weights_stay_as_they_are(dtype, parameters):
+    model = graph(dtype)
+    assert not undo_rounding(model, parameters, TYPES[dtype][2])
+    assert model == graph(dtype)
+
+
+def test_parameters_are_rounded_meanwhile(dtype):
+    half, (matrix, *_) = TYPES[dtype][2], parameters()
+    exact = matrix.detach().clone()
+    with pytest.raises(KeyError), torch.inference_mode(), rounded_to(half, [matrix]):
+        assert torch.equal(matrix, exact.to(half).float()) and not torch.equal(matrix, exact)
+        raise KeyError
+    assert torch.equal(matrix, exact)

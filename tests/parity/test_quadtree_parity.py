@@ -12,7 +12,8 @@ import torch
 
 from sparsesam_deploy.model.config import SparsityConfig
 from sparsesam_deploy.ops.routing import Counts
-from sparsesam_deploy.parity.blocks import first_failure, routing_error
+from sparsesam_deploy.parity.blocks import first_failure
+from sparsesam_deploy.parity.decisions import routing_error
 from tests.export.models import Exported, export
 
 from .faults import Fault, add_to_count, node_of, write_broken

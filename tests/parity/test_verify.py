@@ -62,9 +62,23 @@ def test_unusual_images_pass_from_end_to_end(folder):
     report = verifier(folder)(samples, lambda share, what: told.append((share, what)))
     assert report.failures == []
     assert [image.image for image in report.images] == ["grey.png", "rgba.png"]
-    assert told == [(0, "grey.png"), (1 / 2, "rgba.png")]
+    assert [words for _, words in told] == [
+        "embedding",
+        *(f"block {i}" for i in range(4)),
+        "neck",
+        "grey.png",
+        "rgba.png",
+    ]
+    assert told[0][0] == 0 and told == sorted(told, key=lambda step: step[0]) and told[-1][0] < 1
     assert {image.prompts for image in report.images} == {16}
     assert (report.dtype, report.engine) == ("fp32", "not built")
+
+
+def test_how_many_images_go_together_changes_nothing(folder, monkeypatch):
+    paths = [folder / "grey.png", folder / "rgba.png"]
+    together = judged(verifier(folder), *paths)
+    monkeypatch.setattr(verify, "IMAGES_AT_ONCE", 1)
+    assert judged(verifier(folder), *paths) == together
 
 
 def test_a_dropped_stripe_fails_the_report_by_its_block(folder):
