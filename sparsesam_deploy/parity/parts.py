@@ -2,9 +2,9 @@
 
 Running one part after the other is running the file: a part is the file's own nodes between two names, in the file's
 order and with their own weights, and takes from earlier parts what these nodes take. In float32 one session of the
-whole file that gives the same names as outputs computes the same bits. In float16 it may differ by rounding, for ONNX
-Runtime's CPU provider leaves out some roundings between nodes that the file asks for, and parts keep those of the
-stream: not a bit on the shipped model, 6e-4 of the embeddings on a network of random weights.
+whole file that gives the same names as outputs computes the same bits. In float16 it may differ by rounding, probably
+because ONNX Runtime leaves out roundings inside one session that parts keep at their borders: not a bit on the shipped
+model, 6e-4 of the embeddings on a network of random weights.
 """
 
 from __future__ import annotations
