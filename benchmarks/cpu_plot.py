@@ -64,7 +64,9 @@ def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
         even = sorted((row for row in ours.values() if row["density"]), key=lambda row: row["density"])
         densities, colour = [row["density"] for row in even], COLOURS[runtime]
         axes.plot(densities, [row["median_ms"] / 1e3 for row in even], color=colour, marker="o")
-        axes.plot(densities, [row["products_ms"] / 1e3 for row in even], color=colour, linestyle="--", linewidth=1)
+        floors = [(row["density"], row["products_ms"] / 1e3) for row in even if row["products_ms"]]
+        if floors:
+            axes.plot(*zip(*floors, strict=True), color=colour, linestyle="--", linewidth=1)
         for name, marker in MARKS.items():
             if name in ours:
                 row = ours[name]

@@ -175,7 +175,7 @@ class Bench:
                         "median_ms": round(statistics.median(samples[name]), 1),
                         "samples": tuple(round(sample, 1) for sample in samples[name]),
                         "peak_mib": int(ask(line, "memory")),
-                        "products_ms": round(ask(line, "products"), 1),
+                        "products_ms": profiled(line),
                     }
                 )
         return list(rows.values())
@@ -207,6 +207,14 @@ def process(task: Task, image_file: Path) -> Iterator[Connection]:
     finally:
         child.kill()
         child.join()
+
+
+def profiled(line: Connection) -> float | None:
+    """Milliseconds of matrix products; None where the process does not survive its library's profiler."""
+    try:
+        return round(ask(line, "products"), 1)
+    except EOFError:
+        return None
 
 
 def ask(line: Connection, what: str) -> float:
@@ -256,7 +264,7 @@ def table(rows: Sequence[dict]) -> Table:
             f"{row['median_ms']:.0f}",
             speed_up,
             over_dense,
-            f"{row['products_ms']:.0f}",
+            f"{row['products_ms']:.0f}" if row["products_ms"] else "",
             of_products,
             str(row["peak_mib"]),
             f"{row['error']:.0e}",
@@ -275,15 +283,15 @@ def main(
     families: tuple[str, ...], threads: int, repeats: int, only: tuple[str, ...], path: Path | None, plot: Path | None
 ) -> None:
     torch.set_num_threads(threads)
+    provenance = Provenance.here().model_dump()
+    provenance["versions"] |= {name: version(name) for name in PEERS if find_spec(name)}
     rows: list[Row] = []
     for family in families or ("nano", "vit_b"):
         with tempfile.TemporaryDirectory() as folder:
             rows += Bench(family, Path(folder), threads, only).run(repeats)
-    provenance = Provenance.here().model_dump()
-    provenance["versions"] |= {name: version(name) for name in PEERS if find_spec(name)}
-    results = {"provenance": provenance, "threads": threads, "rows": with_ratios(rows)}
-    if path:
-        save(path, results)
+        results = {"provenance": provenance, "threads": threads, "rows": with_ratios(rows)}
+        if path:
+            save(path, results)
     if plot:
         from benchmarks.cpu_plot import draw
 
