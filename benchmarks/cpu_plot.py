@@ -39,7 +39,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     timed = [row for row in results["rows"] if row["status"] == "timed"]
     families = list(dict.fromkeys(row["family"] for row in timed))
-    figure = Figure(figsize=(5.5 * len(families), 4.8), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 5.5 * len(families)), 5), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, family in zip(figure.subplots(1, len(families), squeeze=False)[0], families, strict=True):
         _panel(axes, [row for row in timed if row["family"] == family])
@@ -50,7 +50,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     marks = {marker: f"{name} preset" if name == "default" else f"recipe {name}" for name, marker in MARKS.items()}
     for marker, label in (*marks.items(), *PEERS.values()):
         lines.append(Line2D([], [], color=GREY, marker=marker, linestyle="", label=label))
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     provenance = results["provenance"]
     machine = f"{provenance['machine']['processor']}, {results['threads']} threads"
     figure.suptitle(f"Image encoder, float32, {machine}, commit {provenance['commit']}", fontsize=9)
@@ -60,7 +60,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
     for runtime in RUNTIMES.values():
-        ours = {row["name"].removesuffix(f", {runtime}"): row for row in rows if row["name"].endswith(f", {runtime}")}
+        of_runtime = [row for row in rows if row["name"].endswith(f", {runtime}") and row["name"] not in PEERS]
+        ours = {row["name"].removesuffix(f", {runtime}"): row for row in of_runtime}
         even = sorted((row for row in ours.values() if row["density"]), key=lambda row: row["density"])
         densities, colour = [row["density"] for row in even], COLOURS[runtime]
         axes.plot(densities, [row["median_ms"] / 1e3 for row in even], color=colour, marker="o")
