@@ -1,6 +1,6 @@
 """The image encoders that `cpu_speed` compares, each run in a process of its own so that its memory is its own.
 
-A contender is made, computes once for comparison, and then waits between its turns.
+A contender is made, computes once for comparison, and then does what it is asked.
 """
 
 from __future__ import annotations
@@ -122,7 +122,6 @@ class OnnxRuntimeContender(Contender):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.task.threads
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # it waits while others have their turn
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
         return onnxruntime.InferenceSession(self.task.file, options, providers=["CPUExecutionProvider"])

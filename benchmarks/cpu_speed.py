@@ -3,9 +3,9 @@
     python -m benchmarks.cpu_speed --json docs/results/cpu.json --plot docs/cpu_speed.png
     python -m benchmarks.cpu_speed vit_h --only segment_anything --only 'default, ONNX Runtime'
 
-Float32, one image, every encoder in a process of its own; they take turns, so that a busy moment of the machine
-meets all of them. Each is compared with float32 PyTorch before it is timed. Those of a ViT-B take 16 GiB together;
-of ViT-L and ViT-H, choose some by --only.
+Float32, one image. The encoders take turns, so that a busy moment of the machine meets all of them. Each turn starts
+a process, computes once without a clock and once with it: one encoder is in memory at a time, and none profits from
+where another process happened to lie. Each is compared with float32 PyTorch before it is timed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -145,39 +145,36 @@ class Bench:
         return encoder(self.image).numpy()
 
     def run(self, repeats: int) -> list[Row]:
-        """Compare all, then let them take turns ``repeats`` times."""
+        """Compare and profile all, then let them take turns ``repeats`` times."""
         rows: dict[str, Row] = {}
         references: dict[SparsityConfig, np.ndarray] = {}
-        with ExitStack() as stack:
-            lines: dict[str, Connection] = {}
-            for name, task, sparsity in self.tasks():
-                if not self.wanted(name):
-                    continue
-                progress(f"{self.family}: {name}")
-                if find_spec(task.library) is None:
-                    rows[name] = Row(self.family, name, "not installed")
-                    continue
-                if sparsity not in references:
-                    references[sparsity] = self.reference(sparsity)
-                line = stack.enter_context(process(task, self.image_file))
+        samples: dict[str, list[float]] = {}
+        tasks: dict[str, Task] = {}
+        for name, task, sparsity in self.tasks():
+            if not self.wanted(name):
+                continue
+            progress(f"{self.family}: {name}")
+            if find_spec(task.library) is None:
+                rows[name] = Row(self.family, name, "not installed")
+                continue
+            if sparsity not in references:
+                references[sparsity] = self.reference(sparsity)
+            with process(task, self.image_file) as line:
                 rows[name] = self.compared(name, line.recv(), references[sparsity], sparsity)
                 if rows[name].status == "timed":
-                    lines[name] = line
-            samples: dict[str, list[float]] = {name: [] for name in lines}
-            for turn in range(repeats):
-                progress(f"{self.family}: turn {turn + 1} of {repeats}")
-                for name, line in lines.items():
-                    samples[name].append(ask(line, "time"))
-            for name, line in lines.items():
-                rows[name] = Row(
-                    **{
-                        **asdict(rows[name]),
-                        "median_ms": round(statistics.median(samples[name]), 1),
-                        "samples": tuple(round(sample, 1) for sample in samples[name]),
-                        "peak_mib": int(ask(line, "memory")),
-                        "products_ms": profiled(line),
-                    }
-                )
+                    rows[name] = replace(rows[name], products_ms=profiled(line))
+                    tasks[name], samples[name] = task, []
+        for turn in range(repeats):
+            for name, task in tasks.items():
+                progress(f"{self.family}: turn {turn + 1} of {repeats}: {name}")
+                with process(task, self.image_file) as line:
+                    line.recv()
+                    samples[name].append(round(ask(line, "time"), 1))
+                    peak = max(rows[name].peak_mib or 0, int(ask(line, "memory")))
+                rows[name] = replace(rows[name], peak_mib=peak)
+        for name, times in samples.items():
+            median = round(statistics.median(times), 1)
+            rows[name] = replace(rows[name], median_ms=median, samples=tuple(times))
         return list(rows.values())
 
     def compared(
