@@ -1,6 +1,6 @@
 """The image encoders that `cpu_speed` compares, each run in a process of its own so that its memory is its own.
 
-A contender is made, computes once for comparison, and then does what it is asked.
+A contender is made, computes twice, of which one is compared, and then does what it is asked.
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ def serve(task: Task, image_file: Path, connection: Connection) -> None:
     except Exception as problem:  # whatever a library raises: the others go on
         connection.send(problem if isinstance(problem, ImportError) else RuntimeError(str(problem)[:300]))
         return
+    contender.run(image)  # ONNX Runtime plans its memory by the first run and asks for it anew in the second
     connection.send(output)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far was that of loading
     while (asked := connection.recv()) != "end":

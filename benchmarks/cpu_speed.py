@@ -4,7 +4,7 @@
     python -m benchmarks.cpu_speed vit_h --only segment_anything --only 'default, ONNX Runtime'
 
 Float32, one image. The encoders take turns, so that a busy moment of the machine meets all of them. Each turn starts
-a process, computes once without a clock and once with it: one encoder is in memory at a time, and none profits from
+a process, computes twice without a clock and once with it: one encoder is in memory at a time, and none profits from
 where another process happened to lie. Each is compared with float32 PyTorch before it is timed.
 """
 
