@@ -103,12 +103,13 @@ def draw_cells(figure: Any) -> None:
 
     members, _ = order.windows(GRID_SIZE, WINDOW_SIZE)
     per_side = int(len(members) ** 0.5)
-    padded = members.reshape(per_side, per_side, WINDOW_SIZE, WINDOW_SIZE).swapaxes(1, 2).reshape((per_side * WINDOW_SIZE,) * 2)
-    _cells(windows, (padded == GRID_SIZE**2).astype(int), {0: "white", 1: ORANGE})
-    _lines(windows, len(padded), WINDOW_SIZE)
+    by_window = members.reshape(per_side, per_side, WINDOW_SIZE, WINDOW_SIZE)
+    padding = by_window.swapaxes(1, 2).reshape((per_side * WINDOW_SIZE,) * 2) == GRID_SIZE**2
+    _cells(windows, padding.astype(int), {0: "white", 1: ORANGE})
+    _lines(windows, len(padding), WINDOW_SIZE)
     windows.set_title(
         f"{len(members)} windows of {WINDOW_SIZE}x{WINDOW_SIZE} over {GRID_SIZE}x{GRID_SIZE} tokens:\n"
-        f"{int((padded == GRID_SIZE**2).sum())} of {padded.size} slots are padding (orange)",
+        f"{int(padding.sum())} of {padding.size} slots are padding (orange)",
         fontsize=9,
     )
 
