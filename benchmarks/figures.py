@@ -124,8 +124,9 @@ def draw_stripe(figure: Any) -> None:
         _cells(axes, on_grid(np.where(shared, 1, np.where(found[query], 2, 0))), {0: "white", 1: BLUE, 2: ORANGE})
         col, row = order.z_order(GRID_SIZE)[query] % GRID_SIZE, order.z_order(GRID_SIZE)[query] // GRID_SIZE
         axes.plot(col, row, marker="o", color="black", markersize=5, markerfacecolor="none")
-        own = "" if token_order == "lattice" else f",\n{int((found[query] & ~shared).sum())} more of the own tile (orange)"
-        axes.set_title(f"{token_order}, density 0.4: {int(shared.sum())} of {GRID_SIZE**2} keys (blue){own}", fontsize=9)
+        words, own = f"{int(shared.sum())} of {GRID_SIZE**2} keys (blue)", int((found[query] & ~shared).sum())
+        words += f",\n{own} more of the own tile (orange)" if own else ""
+        axes.set_title(f"{token_order}, density 0.4: {words}", fontsize=9)
     for axes, token_order in zip(panels[1], ("lattice", "interleaved"), strict=True):
         axes.imshow(attends(token_order, 0.25, 2 * PATCH), cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
         axes.set(xlabel="key, place in the stream", ylabel="query")
@@ -165,7 +166,8 @@ def _cells(axes: Any, values: np.ndarray, colours: dict[int, str]) -> None:
     """A square of cells, coloured by value, with thin lines between them."""
     from matplotlib.colors import to_rgb
 
-    axes.imshow(np.array([[to_rgb(colours[value]) for value in row] for row in values.tolist()]), interpolation="nearest")
+    shown = np.array([[to_rgb(colours[value]) for value in row] for row in values.tolist()])
+    axes.imshow(shown, interpolation="nearest")
     _bare(axes, len(values))
 
 

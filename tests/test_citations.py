@@ -61,4 +61,5 @@ def test_nothing_points_at_what_a_reader_cannot_open():
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.name)
 def test_every_source_file_that_a_page_names_exists(page):
     named = set(SOURCE.findall(page.read_text(encoding="utf-8")))
-    assert not [name for name in named if not any((base / name).is_file() for base in (ROOT, ROOT / "sparsesam_deploy"))]
+    bases = (ROOT, ROOT / "sparsesam_deploy")
+    assert not [name for name in named if not any((base / name).is_file() for base in bases)]
