@@ -67,7 +67,7 @@ def draw_order(figure: Any) -> None:
     place = on_grid(np.arange(TILE))
     rows, cols = np.divmod(order.z_order(PATCH), PATCH)
     _cells(curve, place // GROUP % 2, {0: "white", 1: PALE})
-    curve.plot(cols, rows, color=BLUE, linewidth=1)
+    curve.plot(cols, rows, color=BLUE, linewidth=1.5, alpha=0.4)
     _numbers(curve, place)
     curve.set_title("Z-order: place in the stream.\n4 in a row are a group (shaded in turn)", fontsize=9)
 
@@ -97,9 +97,7 @@ def draw_cells(figure: Any) -> None:
         _borders(units, place // size, color=colour, linewidth=width)
     _numbers(units, place, 5)
     _bare(units, side)
-    units.set_title(
-        "16x16 tokens in Z-order:\ngroups 2x2 (grey), squares 4x4 (orange), patches 8x8 (blue)", fontsize=9
-    )
+    units.set_title("16x16 tokens in Z-order:\ngroups 2x2 (grey), squares 4x4 (orange), patches 8x8 (blue)", fontsize=9)
 
     members, _ = order.windows(GRID_SIZE, WINDOW_SIZE)
     per_side = int(len(members) ** 0.5)
@@ -127,12 +125,19 @@ def draw_stripe(figure: Any) -> None:
         words, own = f"{int(shared.sum())} of {GRID_SIZE**2} keys (blue)", int((found[query] & ~shared).sum())
         words += f",\n{own} more of the own tile (orange)" if own else ""
         axes.set_title(f"{token_order}, density 0.4: {words}", fontsize=9)
-    for axes, token_order in zip(panels[1], ("lattice", "interleaved"), strict=True):
-        axes.imshow(attends(token_order, 0.25, 2 * PATCH), cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
-        axes.set(xlabel="key, place in the stream", ylabel="query")
-        axes.set_xticks([0, 64, 128, 192, 256], labels=["0", "64", "128", "192", "256"], fontsize=7)
-        axes.set_yticks([0, 64, 128, 192, 256], labels=["0", "64", "128", "192", "256"], fontsize=7)
-        axes.set_title(f"{token_order}, density 0.25, a grid of 16x16: the attention matrix", fontsize=9)
+    side = 2 * PATCH
+    tiles = key_tables(False, 0.25, SparsityConfig(0.25, order="interleaved"), side).tiles
+    assert tiles is not None
+    for axes, token_order, sequence, words in (
+        (panels[1, 0], "lattice", np.arange(side**2), "place in the stream"),
+        (panels[1, 1], "interleaved", tiles.flatten(), "place in the order's sequence"),
+    ):
+        found = attends(token_order, 0.25, side)[np.ix_(sequence, sequence)]
+        axes.imshow(found, cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
+        axes.set(xlabel=f"key, {words}", ylabel=f"query, {words}")
+        axes.set_xticks(range(0, side**2 + 1, TILE))
+        axes.set_yticks(range(0, side**2 + 1, TILE))
+        axes.set_title(f"{token_order}, density 0.25, on a grid of {side}x{side}:\nwho attends to whom", fontsize=9)
 
 
 def draw_groups(figure: Any) -> None:
@@ -146,7 +151,7 @@ def draw_groups(figure: Any) -> None:
         encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, sparsity)
         kinds = cell_kinds(encoder, image)
         axes.set_facecolor("black")
-        axes.imshow(sample.pixels, extent=(0, width * frame, height * frame, 0), interpolation="bilinear")
+        axes.imshow(sample.pixels, extent=(0, width * frame, height * frame, 0), interpolation="none")
         tint = np.zeros((*kinds.shape, 4))
         for kind, (colour, alpha) in {FLAT: ((0.0, 0.45, 0.7), 0.5), MERGED: ((0.84, 0.37, 0.0), 0.5)}.items():
             tint[kinds == kind] = (*colour, alpha)
@@ -209,10 +214,11 @@ def draw(folder: Path) -> None:
     with importing("matplotlib", "the figures"):
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     for name, (of, size) in FIGURES.items():
         with matplotlib.rc_context({"svg.hashsalt": name}), output_file(folder / name) as partial:
-            figure = Figure(figsize=size, layout="constrained", facecolor="white")
+            figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.12), facecolor="white")
             of(figure)
             figure.savefig(partial, format="svg", metadata={"Date": None})
 

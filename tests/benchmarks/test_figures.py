@@ -11,7 +11,7 @@ import pytest
 from benchmarks.figures import FIGURES, attends, draw
 from tests.oracle import cells, interleaved_sequence, mask_of_lattice, mask_of_tiles, z_curve
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 DENSITY, GRID = 0.4, 64
 
 
@@ -19,10 +19,10 @@ def test_every_figure_is_written_and_shown(tmp_path):
     pytest.importorskip("matplotlib")
     draw(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(FIGURES)
-    page = (DOCS / "algorithm.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "algorithm.md").read_text(encoding="utf-8")
     for name in FIGURES:
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("}svg")
-        assert (DOCS / "figures" / name).is_file() and f"(figures/{name})" in page
+        assert (ROOT / "docs" / "figures" / name).is_file() and f"(figures/{name})" in page
 
 
 @pytest.mark.parametrize("order", ["lattice", "interleaved"])
