@@ -24,8 +24,8 @@ JITTER = 0.1
 """A jittered box's sides move by up to this share of its width or height."""
 FORM = '{"photo.png": {"object": {"box": [x0, y0, x1, y1]}}}'
 """Of a prompt file; its objects are named as in ``objects.csv``."""
-EXPECTED = {"box": "four numbers, [x0, y0, x1, y1]", "points": "a list of points, [[x, y], ...]"}
-"""What a prompt is, by its kind."""
+FORMS = {"box": "[x0, y0, x1, y1]", "points": "[[x, y], ...]"}
+"""Of a prompt, by its kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ class FromFile:
             except (TypeError, ValueError):
                 values = np.empty(0)
             if values.size == 0 or not np.isfinite(values).all():
-                raise BadImage(f"{where}: {kind} is not {EXPECTED[kind]}; correct it.")
+                raise BadImage(f"{where}: {kind} is not numbers of the form {FORMS[kind]}; correct it.")
             corners, (height, width) = values.reshape(-1, 2), masks.shape[1:]
             if (corners < 0).any() or (corners > (width, height)).any():
                 raise BadImage(f"{where}: {kind} lies outside the image of {width}x{height} pixels; correct it.")
