@@ -16,9 +16,9 @@ QUARTER = IMAGE_SIZE // 2
 class HalfSize:
     """The images of ``dataset``, four to a frame of 1024x1024, each in its own pixels.
 
-    SAM scales a scene of 512x512 up, so that its objects have twice the size and half the detail of those that the
-    specification measured on scenes of 1024x1024. In a frame with three others a scene keeps its detail, at half the
-    size. Scenes that leave room in their quarter are black there.
+    SAM scales a scene of 512x512 up, so that its objects have twice the size and half the detail of objects in a scene
+    of 1024x1024. In a frame with three others a scene keeps its detail, at half the size. Scenes that leave room in
+    their quarter are black there.
 
     Raises:
         ValueError: the images do not come in fours.

@@ -14,7 +14,7 @@ REGISTER = "libsparsesam_plugins_register.so"
 """For hosts that only dlopen: registers the plugins of the `LIBRARY` beside it."""
 VARIABLE = "SPARSESAM_PLUGIN_LIBRARY"
 """Environment variable with the path of a `LIBRARY` to use instead of the installed one."""
-BUILD = "SPARSESAM_NATIVE=1 pip install '.[triton]' with TENSORRT_INCLUDE_DIR set (see plugins/README.md)"
+BUILD = "SPARSESAM_NATIVE=1 pip install '.[triton]' with TENSORRT_INCLUDE_DIR set (see docs/tensorrt.md)"
 HOSTS = {
     "trtexec": "trtexec --onnx=encoder.onnx --stronglyTyped --dynamicPlugins={library}",
     "polygraphy": "polygraphy run encoder.engine --trt --plugins {register}",

@@ -48,7 +48,7 @@ def absent(monkeypatch, *packages):
     monkeypatch.setattr(metadata, "version", version)
 
 
-def test_everything_the_issue_asks_for_is_there(no_gpu):
+def test_every_finding_is_there(no_gpu):
     names = {finding.name.partition(" in ")[0] for finding in examine()}
     assert names >= {"python", "torch", "onnx", "onnxruntime", "tensorrt", "tensorrt-rtx", "builder"}
     assert names >= {f"extra {extra}" for extra in EXTRAS if not extra.startswith("onnxruntime")}

@@ -1,1 +1,1 @@
-"""ONNX -> engine: build it, audit what was built against what was asked, write the manifest a loader checks."""
+"""ONNX -> engine: build it, compare the result with the graph, write the manifest that a loader checks."""

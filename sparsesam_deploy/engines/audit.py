@@ -1,4 +1,4 @@
-"""Is the network a builder parsed the one that was asked for? Precision, inputs and outputs, plugins."""
+"""Compare the network that a builder parsed with the ONNX graph: precision, inputs and outputs, plugins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Realisation = Literal["plugin", "function body"]
 
 
 class AuditReport(BaseModel):
-    """What was built, and where it differs from what was asked.
+    """What was built, and in ``findings`` where it differs from the graph.
 
     ``precision`` counts the products (matrix multiplications, convolutions) by layer type and data type;
     ``fp32_islands`` are products the graph itself casts to float32; ``custom_nodes`` says what each became.
@@ -70,8 +70,10 @@ def audit_network(network: Any, asked: GraphFacts, plugins: bool) -> AuditReport
 
 
 def _note(layer: Any) -> list[str]:
-    """The ONNX node a layer stands for and the nodes whose functions it lies in, innermost first, as the parser noted
-    them: ``[ONNX Layer: <node> | <caller> (<function>) ...]``."""
+    """The ONNX node that a layer stands for, then the nodes whose function bodies it lies in, innermost first.
+
+    The parser notes them in the layer's metadata as ``[ONNX Layer: <node> | <caller> (<function>) ...]``.
+    """
     note = re.fullmatch(r"\[ONNX Layer: (.*)]", layer.metadata)
     return note.group(1).split(" | ") if note else [layer.name]
 

@@ -79,7 +79,7 @@ def check_buildable(builder: BuilderName, options: EngineOptions, plugin_library
     if plugin_library is not None and (major := tensorrt_major(plugin_library)) != int(trt.__version__.split(".")[0]):
         raise EnvironmentProblem(
             f"{plugin_library} was built for TensorRT {major}, but {trt.__version__} is installed; build it again with "
-            "the headers of that release (plugins/README.md)."
+            "the headers of that release (docs/tensorrt.md)."
         )
     return trt
 

@@ -1,4 +1,4 @@
-"""What an ONNX file asks a builder for: its inputs and outputs, the precision of its products, its custom nodes."""
+"""What an ONNX file says of the engine to build: inputs and outputs, the precision of its products, custom nodes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class CustomNode:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What the builder is asked for. Nodes go by their parser's name: their own, else ``node_of_<first output>``.
+    """What the built network is compared with.
+
+    Nodes have the names that TensorRT's parser gives them: their own, else ``node_of_<first output>``.
 
     ``products`` gives the data type of each product's first input; ``cast_products`` are those whose float32 data was
     cast up from float16 or bfloat16 inside the graph, or comes from one of `FLOAT32_INPUTS`: there float32 is a

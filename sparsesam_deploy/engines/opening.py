@@ -1,4 +1,4 @@
-"""The one way in which an engine is opened: manifest first, then plugins, then the engine itself."""
+"""Open an engine: manifest first, then plugins, then the engine itself. All callers open engines here."""
 
 from __future__ import annotations
 

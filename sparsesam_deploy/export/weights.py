@@ -1,4 +1,4 @@
-"""Whose weights are exported."""
+"""Which weights are exported: a model that ships with the package, or a checkpoint."""
 
 from __future__ import annotations
 

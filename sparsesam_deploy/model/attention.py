@@ -1,4 +1,7 @@
-"""One block's attention over its stripe, with every index table a buffer so that exporters make it an initializer."""
+"""One block's attention over its stripe.
+
+Every index table is a buffer of the module, so that it becomes a constant of the exported graph.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ GLOBAL_RANKING = "ranking_global"
 
 @dataclass
 class ImageState:
-    """What one forward pass decides for itself; nothing outlives the call.
+    """What one forward pass decides by the image; nothing outlives the call.
 
-    A decision that is there already is followed, not made anew: so one encoder can be made to decide as another did.
+    A decision that is there already is followed and not made anew. So one encoder can be made to decide as another did.
 
     ``decisions`` holds, by name and as int32, the group ranking (B * num_windows, H, G) that the first block of a kind
     makes and later blocks reuse, and which row each token has (B, N) in each routed MLP and shared attention.

@@ -1,4 +1,4 @@
-"""From a weights file somebody has to a `Sam` and its `SamConfig`, or to a sentence that says why not."""
+"""Load a weights file: the result is a `Sam` and its `SamConfig`, or an error that says in a sentence why not."""
 
 from __future__ import annotations
 

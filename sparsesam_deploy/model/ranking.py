@@ -1,4 +1,4 @@
-"""The released code's data-dependent group ranking."""
+"""The ranking of 2x2 groups by the keys of an image, as the released SparseSAM code makes it."""
 
 from __future__ import annotations
 

@@ -4,5 +4,6 @@ from typing import Literal
 
 Backend = Literal["reference", "sdpa", "triton"]
 """``reference``: plain torch, anywhere. ``sdpa``: torch's fused attention, anywhere, without own tiles. ``triton``: the
-GPU kernels. On a GPU whose kernels nobody has run, ``sdpa`` is the first to try: it has no code of ours on the GPU.
+GPU kernels. ``sdpa`` is the first to try on a kind of GPU on which ``triton`` has not run yet: it brings no code of
+ours to the GPU.
 """

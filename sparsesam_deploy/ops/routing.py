@@ -1,5 +1,6 @@
-"""What every ``routing`` means: how an MLP chooses its rows, how many groups a density stands for, how many rows those
-are. `ROUTING_RULES` has a row for each, which encoder, node types, tuning and tests go by.
+"""What every ``routing`` means: how an MLP chooses its rows, and how many groups and rows a density stands for.
+
+`ROUTING_RULES` has an entry for each routing. Encoder, node types, tuning and tests all read it from there.
 """
 
 from __future__ import annotations
@@ -91,12 +92,14 @@ class RoutingRule:
     """How the rows of a routed MLP are chosen, how many, and what becomes of the tokens that are not.
 
     Attributes:
-        selection: what a pack node chooses by: a score of its own tokens, or tokens that it is ``given``.
+        selection: how a pack node chooses: by a score of its own tokens, or not at all where they are ``given``.
         share: whether unselected tokens share a mean row; else the MLP passes them through unchanged.
-        counts: what an ``mlp_density`` of a number of tokens stands for; raises DensityError where it cannot be had.
-        least: the density of a row for all that can share one; of ``skip`` routings 0, which is still too little.
-        by_ranking: whether given tokens are those that the global blocks' group ranking has first; else they are the
-            lattice order's first.
+        counts: numbers of groups, squares and tokens that an ``mlp_density`` of a number of tokens stands for; raises
+            DensityError for a density that is too low.
+        least: the lowest density of a ``share`` routing, at which every token shares its row. ``skip`` routings have 0
+            here, though 0 itself is too low for them too.
+        by_ranking: whether given tokens are the first in the group ranking of the global blocks; else they are the
+            first in the lattice order.
     """
 
     selection: Selection
@@ -159,7 +162,7 @@ class Route:
 
     @classmethod
     def of(cls, rule: RoutingRule, counts: Counts, **tables: Tensor) -> Route:
-        """That of a rule; ``tables`` are those that its selection asks for, by name."""
+        """The route of a rule; ``tables`` has by name the tables that its selection needs."""
         return cls(rule.selection, rule.share, counts.num_groups, counts.num_merged, **tables)
 
     def num_rows(self, num_tokens: int) -> int:

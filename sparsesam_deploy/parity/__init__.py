@@ -1,1 +1,1 @@
-"""Is what was exported and built the same function as the PyTorch model?"""
+"""Do the exported files and engines compute what the PyTorch model computes? docs/proof.md says how it is judged."""

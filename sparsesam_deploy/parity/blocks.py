@@ -1,8 +1,8 @@
 """Does each part of the exported encoder, the embedding, a block or the neck, compute what PyTorch's does?
 
-Every block is judged alone: the reference block is fed the stream that the graph itself fed to its block, so that an
-error shows where it is made and nowhere else, and is measured against the block's own update, not against the much
-larger stream it is added to.
+Every block is judged alone. The reference block takes the stream that the graph fed to its own block, so an error shows
+in the block that makes it and in no other. The error is relative to the block's own update, not to the much larger
+stream that the update is added to.
 
 What a block decides by the image is judged apart from what it then computes (see ``decisions.py``): the reference
 computes with the graph's decisions, not with its own.

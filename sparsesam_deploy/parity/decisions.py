@@ -1,7 +1,7 @@
 """What a block decides by the image, a ranking of groups or a routing of tokens, and how wrong that is.
 
-Rounding decides between candidates of almost equal score, and either is right: so a decision is in error by the score
-it gives away.
+Rounding decides between candidates of almost equal score, and either choice is right. Therefore the error of a decision
+is how much lower the scores of its choice are than the best scores (docs/proof.md has an example).
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ class EncoderParity:
     """What one image says about the encoder.
 
     ``max_abs``, ``relative_l2`` and ``cosine`` compare the image embeddings with the reference's.
-    ``relative_l2_routed_alike`` compares them with those of the reference when it decides as the graph did: what
-    rounding alone makes of them, without the tokens that are routed differently by deciding near-ties.
+    ``relative_l2_routed_alike`` compares them with the embeddings of a reference that decides as the graph did. It is
+    the effect of rounding alone, without the tokens that are routed differently because their scores almost tie.
     ``outputs`` are the graph's own, ``expected`` the reference's.
     """
 

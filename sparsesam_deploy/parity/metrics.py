@@ -1,4 +1,4 @@
-"""Figures that compare tensors and masks, each defined as its field defines it."""
+"""Figures that compare tensors and masks."""
 
 from __future__ import annotations
 

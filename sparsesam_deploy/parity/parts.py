@@ -1,10 +1,11 @@
 """``encoder.onnx`` cut where the residual stream has a name: the embedding, each block, the neck.
 
-Running one part after the other is running the file: a part is the file's own nodes between two names, in the file's
-order and with their own weights, and takes from earlier parts what these nodes take. In float32 one session of the
-whole file that gives the same names as outputs computes the same bits. In float16 it may differ by rounding, probably
-because ONNX Runtime leaves out roundings inside one session that parts keep at their borders: not a bit on the shipped
-model, 6e-4 of the embeddings on a network of random weights.
+Running one part after the other is running the file. A part is the file's own nodes between two names, in the file's
+order and with their own weights. It takes from earlier parts the values that these nodes take.
+
+In float32 the parts give the same bits as one session of the whole file with the same names as outputs. In float16 they
+may differ by rounding: not at all on the shipped model, by 6e-4 of the embeddings on a network of random weights. The
+cause is probably that ONNX Runtime leaves out roundings inside a session which parts have at their borders.
 """
 
 from __future__ import annotations

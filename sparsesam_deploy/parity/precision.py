@@ -1,11 +1,11 @@
 """Half-precision graphs in float32 arithmetic, with or without their rounding.
 
-Without rounding, a float16 or bfloat16 graph must agree with PyTorch as closely as a float32 one: whatever still
-differs is a wrong graph, which rounding would have hidden. The rounding of weights can be undone too, so that one
-float32 computation of the module is what both the graph and its float32 form are held against.
+Without rounding, a float16 or bfloat16 graph must agree with PyTorch as closely as a float32 one. A difference that
+remains is a mistake in the graph, which rounding would have hidden. The rounding of weights can be undone too; then the
+graph and its float32 form are both compared with one float32 computation of the module.
 
-With rounding, it stands in for the bfloat16 kernels that ONNX Runtime's CPU provider does not have: every result is
-rounded, as on a GPU, up to the accumulation order.
+With rounding, it stands in for the bfloat16 kernels that ONNX Runtime's CPU provider does not have. Every result is
+rounded as on a GPU; the order of additions may differ.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def in_float32(model: onnx.ModelProto, inner_values: Sequence[str], rounded: boo
 
 
 def undo_rounding(model: onnx.ModelProto, parameters: Sequence[nn.Parameter], dtype: torch.dtype) -> bool:
-    """Give ``model`` float32 weights: those of ``parameters`` whose rounding to ``dtype`` its own are.
+    """Give ``model`` the float32 weights that were rounded to its own: those in ``parameters``, rounded to ``dtype``.
 
     Done only where it leaves no doubt: every half-precision weight is the rounding of one parameter, as it is or
     transposed, and of no other one. Else the model stays as it is. Float32 weights that are such a rounding, like a

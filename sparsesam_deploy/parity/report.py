@@ -23,8 +23,8 @@ from .tolerance import AS_FP32, TOLERANCES
 class EngineResult(BaseModel):
     """What running the engine showed for one image: embeddings and masks against PyTorch, both sparse.
 
-    ``median_error`` is the relative L2 error of the median position: tokens that the engine routes differently by
-    deciding near-ties do not show in it.
+    ``median_error`` is the relative L2 error of the median position. It does not show the few tokens that the engine
+    routes differently because their scores almost tie.
     """
 
     relative_l2: float
@@ -36,8 +36,8 @@ class EngineResult(BaseModel):
 class ImageResult(BaseModel):
     """One image: errors of the encoder, and agreement of the masks of ``prompts`` prompts.
 
-    ``parity`` compares ONNX with PyTorch, both sparse; ``cost`` sparse with dense, both PyTorch; ``total`` what is
-    shipped, sparse ONNX, with dense PyTorch. The other figures are those of `EncoderParity`.
+    ``parity`` compares ONNX with PyTorch, both sparse; ``cost`` compares sparse with dense, both PyTorch; ``total``
+    compares sparse ONNX, which is shipped, with dense PyTorch. `EncoderParity` says what the other figures are.
     """
 
     image: str

@@ -1,4 +1,4 @@
-"""The images a check runs on, and what is asked of each."""
+"""The images that a check runs on, and the prompts for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run on a GPU between what the caller's stream did before and does after; host images by pinned memory."""
+"""A run on a GPU: it waits for the caller's stream, which then waits for it; host images go by pinned memory."""
 
 from __future__ import annotations
 

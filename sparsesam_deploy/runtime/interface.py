@@ -1,4 +1,4 @@
-"""What `load` hands to an encoder: a function of tensors, whatever computes it."""
+"""`Runtime`: the program that computes an encoder, as `load` hands it over. Each runtime is a file of its own."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def forbidden_nodes(model: onnx.ModelProto) -> list[str]:
-    """What no builder takes (tensorrt.md): reductions in scatters, NonZero, TopK beyond 3840; k must be known."""
+    """What TensorRT does not take: reductions in scatters, NonZero, and TopK beyond 3840."""
     return list(_forbidden(inlined(model)))
 
 

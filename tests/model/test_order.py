@@ -69,7 +69,7 @@ def test_lattice_prefix_is_an_even_sub_grid(exponent):
     assert found == {(row, col) for row in range(0, 64, down) for col in range(0, 64, across)}
 
 
-def test_lattice_offsets_give_the_sequence_of_the_specification():
+def test_lattice_offsets_give_the_sequence_of_the_oracle():
     stream = (np.arange(64)[None, :] * 64 + lattice_offsets()[:, None]).ravel()
     assert np.array_equal(z_order(64)[stream], lattice_sequence().numpy())
 

@@ -1,4 +1,4 @@
-"""``plugins/README.md`` says what the plugin library must implement: it and the operators must not drift apart.
+"""``docs/tensorrt.md`` says what the plugin library must implement: it and the operators must not drift apart.
 
 The library's own tables are generated from the operators by ``plugins/node_types.py``.
 """
@@ -17,12 +17,13 @@ from sparsesam_deploy.ops.routed_mlp.onnx import PACKS, UNPACK, UNPACK_INPUTS, P
 from sparsesam_deploy.ops.stripe_attention.onnx import ATTRIBUTES, PATTERNS
 from tests.ops.nodes import FUNCTIONS
 
-README = Path(__file__).parents[2] / "plugins" / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "tensorrt.md"
 
 
 def table(heading: str) -> list[list[str]]:
     """Cells of the table below ``heading``, without its head and without backquotes."""
-    section = README.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = PAGE.read_text().split(f"## {heading}\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -56,7 +57,7 @@ def test_every_tensor_is_described_once_with_its_type_and_axes():
 
 
 def test_tables_of_ranked_nodes_have_two_more_axes():
-    """As the README says: one for each sequence and one for each head."""
+    """As the page says: one for each sequence and one for each head."""
     for ranked in (pattern for pattern in PATTERNS if pattern.ranked):
         ranks = {name: one.rank for name, one in ranked.inputs.items() if name in ("keys", "tiles")}
         assert ranks == ({"keys": 3, "tiles": 4} if ranked.own_tile else {"keys": 3})
@@ -64,12 +65,12 @@ def test_tables_of_ranked_nodes_have_two_more_axes():
 
 def test_namespace_and_version_are_as_written():
     assert PLUGIN_ATTRIBUTES == {"plugin_namespace": "", "plugin_version": "1"}
-    text = " ".join(README.read_text().split())
+    text = " ".join(PAGE.read_text().split())
     assert '`plugin_namespace=""` and `plugin_version="1"`' in text
 
 
 def test_the_librarys_tables_have_every_node():
-    spec = importlib.util.spec_from_file_location("node_types", README.with_name("node_types.py"))
+    spec = importlib.util.spec_from_file_location("node_types", ROOT / "plugins" / "node_types.py")
     node_types = importlib.util.module_from_spec(spec)
     sys.modules["node_types"] = node_types  # where its dataclasses look for their annotations
     spec.loader.exec_module(node_types)

@@ -14,7 +14,7 @@ from tests.ops.test_plugin_contract import table
 
 REGISTER = "libsparsesam_plugins_register.so"
 ATTRIBUTES = {name: attributes.split() for name, _, attributes, _ in table("Nodes")}
-"""By node type, as the contract in ``plugins/README.md`` says."""
+"""By node type, as ``docs/tensorrt.md`` says."""
 COUNTS = {name for attributes in ATTRIBUTES.values() for name in attributes} - {"num_heads", "scale", "epsilon"}
 """What may be 0, and no more than there are tokens."""
 GOOD = {"num_heads": 6, "scale": 0.125, "epsilon": 1e-6, **dict.fromkeys(COUNTS, 0)}

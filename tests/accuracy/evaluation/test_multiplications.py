@@ -32,8 +32,8 @@ def test_the_dense_work_is_the_textbooks(family):
 
 
 @pytest.mark.parametrize(("family", "share"), [("nano", 0.8), ("vit_b", 0.8), ("vit_h", 0.7375)])
-def test_late_mlps_cost_what_the_specification_says(family, share):
-    """Section 7: at MLP density 0.4 in the routed blocks 0.80 of the nano model's linear layers, 0.74 of ViT-H's."""
+def test_late_mlps_cost_what_the_docs_say(family, share):
+    """At MLP density 0.4 in the routed blocks: 0.80 of the nano model's linear layers, 0.74 of ViT-H's."""
     config = FAMILIES[family]
     late = tuple(0.4 if block in config.routed_blocks else 1.0 for block in range(config.depth))
     assert cost_of_choice(stock(config), config, SparsityConfig(0.25, late)).gemm == pytest.approx(share, abs=1e-3)
