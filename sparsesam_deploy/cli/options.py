@@ -170,7 +170,7 @@ check_choices = together(
     click.option(
         "--min-dense-iou",
         type=FiniteRange(0, 1),
-        help="Accuracy floor: exit 1 where the masks' mean IoU with dense SAM's masks is lower than this.",
+        help="Accuracy floor: exit 1 where the mean IoU of an image's masks with dense SAM's is lower than this.",
     ),
     click.option(
         "--junit",
