@@ -1,0 +1,68 @@
+"""The pages of docs/ against the code that they are about."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sparsesam_deploy.cli.main import cli
+from sparsesam_deploy.recipe import shipped_recipes
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GAP = "…"
+"""What stands in errors.md for a part that differs from case to case."""
+COMMAND = re.compile(r"^sparsesam-export[^\n]*(?:\\\n[^\n]*)*", re.MULTILINE)
+
+
+def quoted_messages() -> list[str]:
+    return re.findall(r"^```text\n(.+)\n```$", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """Every text in the package, with a gap for each value that is put into it, and all sources of the C++ runtime."""
+    found = []
+    for file in (ROOT / "sparsesam_deploy").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else GAP for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    for file in (ROOT / "engines" / "runtime" / "src").rglob("*.cpp"):
+        found.append(re.sub(r'"\s*\n\s*"', "", file.read_text(encoding="utf-8")))  # one text in two lines
+    return tuple(found)
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_a_message_that_the_page_explains_is_one_of_the_code(message):
+    fragments = [fragment for fragment in message.split(GAP) if re.search(r"\w", fragment)]
+    assert max(map(len, fragments)) >= 10, "too little of it is quoted to tell it from others"
+    in_order = re.compile(".*?".join(map(re.escape, fragments)), re.DOTALL)
+    assert any(in_order.search(text) for text in messages())
+
+
+def test_the_page_explains_the_messages_of_both_languages():
+    assert len(quoted_messages()) >= 25
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_commands_in_a_page_have_only_options_that_there_are(page):
+    """Those that begin a line of a block of code."""
+    for block in re.findall(r"^```\w+\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for line in COMMAND.findall(block):
+            words = line.replace("\\\n", " ").partition("#")[0].split()
+            command = cli.commands[words[1]]
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+            assert {word for word in words[2:] if word.startswith("-")} <= known, line
+
+
+def test_every_command_and_recipe_is_listed():
+    commands, densities = ((DOCS / name).read_text(encoding="utf-8") for name in ("commands.md", "densities.md"))
+    assert set(re.findall(r"^\| \[`([\w-]+)`]", commands, re.MULTILINE)) == set(cli.commands)
+    recipes = densities.partition("## Recipes")[2].partition("```sh")[0]
+    assert set(re.findall(r"^\| `([\w-]+)`", recipes, re.MULTILINE)) == set(shipped_recipes())
