@@ -66,3 +66,17 @@ def test_every_command_and_recipe_is_listed():
     assert set(re.findall(r"^\| \[`([\w-]+)`]", commands, re.MULTILINE)) == set(cli.commands)
     recipes = densities.partition("## Recipes")[2].partition("```sh")[0]
     assert set(re.findall(r"^\| `([\w-]+)`", recipes, re.MULTILINE)) == set(shipped_recipes())
+
+
+def test_the_menu_has_every_page_once():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2].partition("\nplugins:")[0]
+    assert sorted(re.findall(r": ([\w-]+\.md)$", menu, re.MULTILINE)) == sorted(page.name for page in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_link_leads_to_a_file_of_the_site(page):
+    """`make docs` also looks at anchors; this is what a machine without its packages can see."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"]\(([^)#\s]+)", text):
+        assert "://" in target or (DOCS / target).is_file(), target
+        assert DOCS in (DOCS / target).resolve().parents, f"{target} is outside of the site"
