@@ -15,12 +15,16 @@ from sparsesam_deploy.recipe import shipped_recipes
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GAP = "…"
-"""What stands in errors.md for a part that differs from case to case."""
+"""What stands in docs/errors.md for a part that differs from case to case."""
 COMMAND = re.compile(r"^sparsesam-export[^\n]*(?:\\\n[^\n]*)*", re.MULTILINE)
 
 
+def text_of(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text(encoding="utf-8")
+
+
 def quoted_messages() -> list[str]:
-    return re.findall(r"^```text\n(.+)\n```$", (DOCS / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^```text\n(.+)\n```$", text_of("errors"), re.MULTILINE)
 
 
 @cache
@@ -62,7 +66,7 @@ def test_commands_in_a_page_have_only_options_that_there_are(page):
 
 
 def test_every_command_and_recipe_is_listed():
-    commands, densities = ((DOCS / name).read_text(encoding="utf-8") for name in ("commands.md", "densities.md"))
+    commands, densities = text_of("commands"), text_of("densities")
     assert set(re.findall(r"^\| \[`([\w-]+)`]", commands, re.MULTILINE)) == set(cli.commands)
     recipes = densities.partition("## Recipes")[2].partition("```sh")[0]
     assert set(re.findall(r"^\| `([\w-]+)`", recipes, re.MULTILINE)) == set(shipped_recipes())

@@ -22,10 +22,6 @@ from ..data.dataset import BadImage
 
 JITTER = 0.1
 """A jittered box's sides move by up to this share of its width or height."""
-FORM = '{"photo.png": {"object": {"box": [x0, y0, x1, y1]}}}'
-"""Of a file of prompts."""
-FORMS = {"box": "[x0, y0, x1, y1]", "points": "[[x, y], ...]"}
-"""Of the prompt of one object there, by its key."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +118,9 @@ class FromFile:
             text = path.read_bytes()
             self.entries, self.digest = json.loads(text), hashlib.sha256(text).hexdigest()
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"prompt file {path} cannot be read ({error}); give JSON of the form {FORM}.") from error
+            raise InvalidInput(f"prompt file {path} cannot be read ({error}); give JSON, see the README.") from error
         if not isinstance(self.entries, dict):
-            raise InvalidInput(f"prompt file {path} is not an object of images; give JSON of the form {FORM}.")
+            raise InvalidInput(f"prompt file {path} is not an object of images; see the README for its form.")
 
     def check_images(self, names: Sequence[str]) -> None:
         """Refuse the file before any work is done if it has nothing about one of ``names``."""
@@ -155,7 +151,7 @@ class FromFile:
             except (TypeError, ValueError):
                 values = np.empty(0)
             if values.size == 0 or not np.isfinite(values).all():
-                raise BadImage(f"{where}: {kind} is not numbers of the form {FORMS[kind]}; correct it.")
+                raise BadImage(f"{where}: {kind} is not numbers of the expected form; see the README.")
             corners, (height, width) = values.reshape(-1, 2), masks.shape[1:]
             if (corners < 0).any() or (corners > (width, height)).any():
                 raise BadImage(f"{where}: {kind} lies outside the image of {width}x{height} pixels; correct it.")
