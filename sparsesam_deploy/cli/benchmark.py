@@ -80,7 +80,7 @@ def benchmark(
     target_ms: float | None,
     as_json: bool,
 ) -> int:
-    """Measure the image encoder of a build in DIR: the times of calls one after another, images on the device.
+    """Time the image encoder of the build in DIR, call after call, with the images on the device already.
 
     With --target-ms the exit code is 1 when the median (p50) of any batch size takes longer.
     """

@@ -91,9 +91,10 @@ def evaluate(
 ) -> int:
     """Measure what sparsity costs: masks of thinned encoders against ground truth and against the dense encoder.
 
-    --density and the other choices below it are repeatable; every combination of them is a variant, beside the presets,
-    recipes and exported folders named. Without any, the default preset is evaluated. Without ground truth the dense
-    encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
+    --density and the options of sparsity below it are repeatable: every combination of them is evaluated as a variant.
+    --preset, --recipe and --exported add variants. Without any of these the default preset is evaluated. Without ground
+    truth the dense encoder's masks are the truth. A run that was killed goes on where it stopped when the command is
+    repeated.
     """
     require("evaluate", *EXTRAS["accuracy"])
     if chosen["exported"] and (runtime := chosen["runtime"] or "onnxruntime") in ("onnxruntime", "openvino"):

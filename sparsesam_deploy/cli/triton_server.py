@@ -92,8 +92,9 @@ def triton_server(
 ) -> None:
     """Write a Triton Inference Server repository: image file and prompts in, masks out.
 
-    Each DIR is a folder of `sparsesam-export build`; several are one model built for several GPUs, and each of these
-    gets the engine that is for it. Run it again with another --name or --version to add to the repository.
+    Each DIR is a folder of `sparsesam-export build`. Several folders are one model built for several kinds of GPU: the
+    server gives each GPU the engine that was built for it. Run the command again with another --name or --version to
+    add to the repository.
     """
     from ..progress import Stages
     from ..serving.options import ServingOptions
