@@ -34,15 +34,15 @@ class Start:
     preset: Annotated[
         Literal["default", "paper"],
         Field(
-            description="Values of the sparsity options that are not given; default is this project's choice, paper the "
-            "released SparseSAM code's."
+            description="Values of the sparsity options that are not given; default is this project's choice, paper "
+            "the released SparseSAM code's."
         ),
     ] = "default"
     density: Annotated[
         Density | None,
         Field(
-            description="Both --attention-density and --mlp-density, where they are not given themselves; above 0 and at "
-            "most 1, which is dense SAM."
+            description="Both --attention-density and --mlp-density, where they are not given themselves; above 0 and "
+            "at most 1, which is dense SAM."
         ),
     ] = None
 

@@ -43,8 +43,8 @@ class SizesType(options.ParamType):
 )
 @click.option(
     "--device",
-    help="Device to run on: cpu, cuda or cuda:1; onnxruntime and torch run on either and must be told.  [default: cuda for "
-    "engines, cpu for openvino]",
+    help="Device to run on: cpu, cuda or cuda:1; onnxruntime and torch run on either and must be told.  [default: "
+    "cuda for engines, cpu for openvino]",
 )
 @click.option(
     "--checkpoint",

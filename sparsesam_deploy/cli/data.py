@@ -67,14 +67,16 @@ prompt_choices = options.together(
         default=("box",),
         show_default=True,
         metavar="KIND",
-        help="How objects are asked for: box, jittered-box, center, random-K (K random points) or file:PATH; repeatable.",
+        help="How objects are asked for: box, jittered-box, center, random-K (K random points) or file:PATH; "
+        "repeatable.",
     ),
     click.option(
         "--point-mask",
         type=click.Choice(["best", "single"]),
         default="best",
         show_default=True,
-        help="Which mask answers a single point: of SAM's three the one with the best predicted IoU, or its single one.",
+        help="Which mask answers a single point: of SAM's three the one with the best predicted IoU, or its single "
+        "one.",
     ),
     click.option(
         "--seed",
@@ -118,7 +120,8 @@ def read_dataset(chosen: dict[str, Any], console: Console) -> Mirrored:
     if images is None:
         raise InvalidInput("no images were given; give --images DIR, and --coco, --labels or --masks for ground truth.")
     if len(truth) > 1:
-        raise InvalidInput(f"{' and '.join(f'--{name}' for name in truth)} are two kinds of ground truth; give only one of them.")
+        raise InvalidInput(f"{' and '.join(f'--{name}' for name in truth)} are two kinds of ground truth; give only "
+        "one of them.")
     if ignored and "labels" not in truth:
         raise InvalidInput("--ignore-label is for label maps; give --labels DIR too, or leave it out.")
     dataset: Dataset

@@ -40,7 +40,8 @@ LEAST = 4
 @click.option(
     "--max-miou-drop",
     type=options.FiniteRange(0, 1),
-    help="Accuracy budget: most mean IoU that the result may lose to the dense encoder, on images the search did not see.",
+    help="Accuracy budget: most mean IoU that the result may lose to the dense encoder, on images the search did not "
+    "see.",
 )
 @click.option(
     "--target-ms",

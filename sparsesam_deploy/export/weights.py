@@ -25,7 +25,8 @@ class Weights:
         InvalidInput: both are given.
     """
 
-    model: Annotated[ModelName | None, Field(description="Model that ships with the package, in the place of --checkpoint.")] = None
+    model: Annotated[ModelName | None, Field(description="Model that ships with the package, in the place of "
+    "--checkpoint.")] = None
     checkpoint: Annotated[
         Path | None,
         Field(

@@ -130,8 +130,8 @@ class SparsityConfig:
     attention_density: Annotated[
         Density,
         Field(
-            description="Share of the keys that each query of global attention is compared with; one number, or one for "
-            "each block."
+            description="Share of the keys that each query of global attention is compared with; one number, or one "
+            "for each block."
         ),
     ] = 0.25
     mlp_density: Annotated[
@@ -141,29 +141,29 @@ class SparsityConfig:
     windowed_density: Annotated[
         Density,
         Field(
-            description="Share of windowed attention that is computed, in the way of --windowed-routing; one number, or "
-            "one for each block."
+            description="Share of windowed attention that is computed, in the way of --windowed-routing; one number, "
+            "or one for each block."
         ),
     ] = 1.0
     order: Annotated[
         Order,
         Field(
-            description="Which keys global attention computes; lattice and interleaved take the same ones for every image, "
-            "ranked chooses them by the image."
+            description="Which keys global attention computes; lattice and interleaved take the same ones for every "
+            "image, ranked chooses them by the image."
         ),
     ] = "lattice"
     routing: Annotated[
         Routing,
         Field(
-            description="Which rows the MLPs compute; share-* computes one mean row for the tokens of a flat group, skip-* "
-            "leaves tokens out."
+            description="Which rows the MLPs compute; share-* computes one mean row for the tokens of a flat group, "
+            "skip-* leaves tokens out."
         ),
     ] = "share-variance"
     windowed_routing: Annotated[
         WindowedRouting,
         Field(
-            description="What --windowed-density thins; stripe the keys of a window, share-variance the rows of qkv and "
-            "proj, which flat 2x2 groups share."
+            description="What --windowed-density thins; stripe the keys of a window, share-variance the rows of qkv "
+            "and proj, which flat 2x2 groups share."
         ),
     ] = "stripe"
 

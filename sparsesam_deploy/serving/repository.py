@@ -178,6 +178,6 @@ def _check_free(output: Path, configs: Mapping[str, str], version: int) -> None:
             )
         if there.exists() and (not (there / CONFIG).is_file() or (there / CONFIG).read_text("utf-8") != text):
             raise InvalidInput(
-                f"{there / CONFIG} is for all versions of {name}, and these options would change it; choose another --name "
-                "or --output."
+                f"{there / CONFIG} is for all versions of {name}, and these options would change it; choose another "
+                "--name or --output."
             )

@@ -135,9 +135,11 @@ class Tuner:
             return
         words = "ms" if self.table.measure == "ms" else "of the dense work"
         if self.budget.cost >= self.dense_cost:
-            raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words}, which meets the budget already; ask for less.")
+            raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words}, which meets the budget "
+            "already; ask for less.")
         if self.budget.cost < self.lowest_cost:
-            raise InvalidInput(f"a budget of {self.budget.cost:g} {words} cannot be reached; give {self.lowest_cost:.3g} or more.")
+            raise InvalidInput(f"a budget of {self.budget.cost:g} {words} cannot be reached; give "
+            f"{self.lowest_cost:.3g} or more.")
 
     def _measured(self, name: str, scheduled: ScheduledSparsity, cost: Cost) -> MeasuredSchedule:
         return MeasuredSchedule(name, scheduled, cost, self.calibration([scheduled])[0])
@@ -183,8 +185,8 @@ class Tuner:
         best = min(found.points[1:], key=lambda point: point.calibration.loss.mean, default=found.points[0])
         raise CheckFailed(
             f"no schedule meets {self._words()}: the one that lost least ({best.name}) lost "
-            f"{best.calibration.loss.mean:.4f} of mean IoU at {self._unit(best.cost) / self.dense_cost:.2f} of the dense "
-            "cost; allow more."
+            f"{best.calibration.loss.mean:.4f} of mean IoU at {self._unit(best.cost) / self.dense_cost:.2f} of the "
+            "dense cost; allow more."
         )
 
     def _unit(self, cost: Cost) -> float:
