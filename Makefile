@@ -21,7 +21,7 @@ lint: .venv/dev
 
 # The site, into site/: a dead link, a missing anchor or a page that no menu has is an error.
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Every check and benchmark that needs a GPU; short tables last, JSON and a plot in docs/results/, named after the GPU.
 gpu-check: .venv/dev

@@ -120,8 +120,9 @@ def read_dataset(chosen: dict[str, Any], console: Console) -> Mirrored:
     if images is None:
         raise InvalidInput("no images were given; give --images DIR, and --coco, --labels or --masks for ground truth.")
     if len(truth) > 1:
-        raise InvalidInput(f"{' and '.join(f'--{name}' for name in truth)} are two kinds of ground truth; give only "
-        "one of them.")
+        raise InvalidInput(
+            f"{' and '.join(f'--{name}' for name in truth)} are two kinds of ground truth; give only one of them."
+        )
     if ignored and "labels" not in truth:
         raise InvalidInput("--ignore-label is for label maps; give --labels DIR too, or leave it out.")
     dataset: Dataset

@@ -74,8 +74,9 @@ DENSITY = next(setting for setting in settings_of(Start) if setting.name == "den
     type=options.FiniteRange(0, 1),
     help="Accuracy floor: exit 1 where a variant's mean IoU is lower than the dense encoder's by more than this.",
 )
-@click.option("--restart", is_flag=True, help="Start anew, instead of going on where an unfinished run in --output "
-"stopped.")
+@click.option(
+    "--restart", is_flag=True, help="Start anew, instead of going on where an unfinished run in --output stopped."
+)
 @options.output
 @options.as_json
 def evaluate(

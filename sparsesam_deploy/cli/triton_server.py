@@ -25,18 +25,24 @@ PLATFORMS = click.Choice(["tensorrt_plan", "onnxruntime"])
 )
 @click.argument("folders", type=click.Path(path_type=Path), metavar="DIR...", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Model repository to write "
-    "into."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Model repository to write into.",
 )
-@click.option("--name", default="sam", show_default=True, help="Name of the model that clients ask; other models' "
-"names begin with it.")
+@click.option(
+    "--name",
+    default="sam",
+    show_default=True,
+    help="Name of the model that clients ask; other models' names begin with it.",
+)
 @click.option("--version", type=click.IntRange(1), default=1, show_default=True, help="Version number of the models.")
 @click.option(
     "--platform", type=PLATFORMS, default="tensorrt_plan", show_default=True, help="Backend that runs the encoder."
 )
-@click.option(
-    "--decoder-platform", type=PLATFORMS, help="Backend that runs the decoder.  [default: the encoder's]"
-)
+@click.option("--decoder-platform", type=PLATFORMS, help="Backend that runs the decoder.  [default: the encoder's]")
 @click.option(
     "--device",
     type=click.Choice(["gpu", "cpu"]),
@@ -66,8 +72,11 @@ PLATFORMS = click.Choice(["tensorrt_plan", "onnxruntime"])
     type=click.IntRange(0),
     help="Microseconds that an image waits for others to share its batch with.  [default: 2000]",
 )
-@click.option("--no-cuda-graphs", is_flag=True, help="tensorrt_plan: launch the encoder's kernels one by one, not as "
-"a CUDA graph.")
+@click.option(
+    "--no-cuda-graphs",
+    is_flag=True,
+    help="tensorrt_plan: launch the encoder's kernels one by one, not as a CUDA graph.",
+)
 @click.option(
     "--cache-mib",
     type=click.IntRange(0),

@@ -50,15 +50,15 @@ class EngineOptions:
         int | None, Field(description="Most scratch memory (TensorRT's workspace) of the engine, MiB.", ge=1)
     ] = None
     builder_optimization_level: Annotated[  # TensorRT itself would clamp it and say nothing
-        int | None, Field(description="tensorrt: how long the builder looks for fast kernels, 0 least, 5 "
-        "most.", ge=0, le=5)
+        int | None,
+        Field(description="tensorrt: how long the builder looks for fast kernels, 0 least, 5 most.", ge=0, le=5),
     ] = None
     version_compatible: Annotated[
         bool, Field(description="tensorrt: build an engine that later releases of TensorRT can load too.")
     ] = False
     embed_plugins: Annotated[
-        bool, Field(description="tensorrt: put the plugin library into the engine, which then needs no library beside "
-        "it.")
+        bool,
+        Field(description="tensorrt: put the plugin library into the engine, which then needs no library beside it."),
     ] = False
     timing_cache: Annotated[
         Path | None,

@@ -27,11 +27,12 @@ class ExportOptions:
 
     __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
-    dtype: Annotated[Dtype, Field(description="Precision of weights and arithmetic; inputs and outputs stay "
-    "float32.")] = "fp16"
+    dtype: Annotated[
+        Dtype, Field(description="Precision of weights and arithmetic; inputs and outputs stay float32.")
+    ] = "fp16"
     gelu: Annotated[
-        Gelu, Field(description="GELU of the encoder's MLPs; erf is exact, as SAM was trained, tanh is its "
-        "approximation.")
+        Gelu,
+        Field(description="GELU of the encoder's MLPs; erf is exact, as SAM was trained, tanh is its approximation."),
     ] = "erf"
     batch: Annotated[
         Batch,

@@ -25,8 +25,9 @@ class Weights:
         InvalidInput: both are given.
     """
 
-    model: Annotated[ModelName | None, Field(description="Model that ships with the package, in the place of "
-    "--checkpoint.")] = None
+    model: Annotated[
+        ModelName | None, Field(description="Model that ships with the package, in the place of --checkpoint.")
+    ] = None
     checkpoint: Annotated[
         Path | None,
         Field(

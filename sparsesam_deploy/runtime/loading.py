@@ -102,8 +102,9 @@ def choose_device(name: str, device: str | torch.device | None) -> torch.device:
         )
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
     if place.index >= torch.cuda.device_count():
-        raise EnvironmentProblem(f"{place} does not exist: {torch.cuda.device_count()} GPUs are visible here; give "
-        "one of them.")
+        raise EnvironmentProblem(
+            f"{place} does not exist: {torch.cuda.device_count()} GPUs are visible here; give one of them."
+        )
     return place
 
 

@@ -135,11 +135,13 @@ class Tuner:
             return
         words = "ms" if self.table.measure == "ms" else "of the dense work"
         if self.budget.cost >= self.dense_cost:
-            raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words}, which meets the budget "
-            "already; ask for less.")
+            raise InvalidInput(
+                f"the dense encoder takes {self.dense_cost:.3g} {words}, which meets the budget already; ask for less."
+            )
         if self.budget.cost < self.lowest_cost:
-            raise InvalidInput(f"a budget of {self.budget.cost:g} {words} cannot be reached; give "
-            f"{self.lowest_cost:.3g} or more.")
+            raise InvalidInput(
+                f"a budget of {self.budget.cost:g} {words} cannot be reached; give {self.lowest_cost:.3g} or more."
+            )
 
     def _measured(self, name: str, scheduled: ScheduledSparsity, cost: Cost) -> MeasuredSchedule:
         return MeasuredSchedule(name, scheduled, cost, self.calibration([scheduled])[0])
