@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -84,3 +85,13 @@ def test_a_link_leads_to_a_file_of_the_site(page):
     for target in re.findall(r"]\(([^)#\s]+)", text):
         assert "://" in target or (DOCS / target).is_file(), target
         assert DOCS in (DOCS / target).resolve().parents, f"{target} is outside of the site"
+
+
+def test_what_a_build_takes_is_what_was_measured():
+    measured = {
+        case["case"]: case["stages"] for case in json.loads((DOCS / "results" / "export_cost.json").read_text())
+    }
+    page = text_of("getting-started")
+    for case, name in {"nano:fp16": "nano", "vit_b:fp16": "ViT-B", "vit_h:fp16": "ViT-H"}.items():
+        cells = (f"{stage['seconds']:.1f} s, {stage['peak_mib'] / 1024:.1f} GiB" for stage in measured[case])
+        assert f"| {name} | {' | '.join(cells)} |" in page
