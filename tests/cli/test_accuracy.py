@@ -70,7 +70,7 @@ REFUSED = {
     "no-images": (("--model", "nano", "--output", "x"), "give --images DIR"),
     "two-truths": (
         ("--model", "nano", "--images", ".", "--labels", ".", "--masks", ".", "--output", "x"),
-        "two ground",
+        "two kinds of ground truth",
     ),
     "prompt": (("--model", "nano", "--images", "tests/data/holdout", "--prompt", "x", "--output", "x"), "prompt 'x'"),
     "prompt-twice": (
