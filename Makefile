@@ -3,7 +3,7 @@ BIN := .venv/bin
 DEMO := engines/built/nano
 SOURCES := $(shell find sparsesam_deploy export/recipes -type f -not -name '*.pyc')
 
-.PHONY: demo test lint gpu-check clean
+.PHONY: demo test lint docs gpu-check clean
 
 demo: .venv/demo
 	$(BIN)/sparsesam-export build --model nano --builder tensorrt-rtx --overlay --output $(DEMO)
@@ -19,12 +19,16 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, into site/: a dead link, a missing anchor or a page that no menu has is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Every check and benchmark that needs a GPU; short tables last, JSON and a plot in docs/results/, named after the GPU.
 gpu-check: .venv/dev
 	$(BIN)/python -m checks.gpu_check
 
 clean:
-	rm -rf .venv engines/built
+	rm -rf .venv engines/built site
 
 .venv/pip:
 	$(PYTHON) -m venv .venv
@@ -37,4 +41,8 @@ clean:
 
 .venv/dev: .venv/pip pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/pip pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@

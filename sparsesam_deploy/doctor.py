@@ -152,7 +152,7 @@ def _gpu() -> Iterator[Finding]:
     for ordinal, device in enumerate(devices):
         yield Finding(f"gpu {ordinal}", f"{device.name}, compute capability {device.compute_capability}")
     if not devices:
-        yield Finding("gpu", "none: engines can be built by tensorrt-rtx, and run nowhere here", "note")
+        yield Finding("gpu", "none: tensorrt-rtx can build engines here, and no engine can run here", "note")
     driver = driver_version()
     if driver != UNKNOWN:
         yield Finding("driver", driver, "ok" if devices else "note")

@@ -33,10 +33,17 @@ class Start:
 
     preset: Annotated[
         Literal["default", "paper"],
-        Field(description="Starting point of the choices below; paper is the released SparseSAM code."),
+        Field(
+            description="Values of the sparsity options that are not given; default is this project's choice, paper "
+            "the released SparseSAM code's."
+        ),
     ] = "default"
     density: Annotated[
-        Density | None, Field(description="Share of global attention and of MLP rows to compute, in (0, 1].")
+        Density | None,
+        Field(
+            description="Both --attention-density and --mlp-density, where they are not given themselves; above 0 and "
+            "at most 1, which is dense SAM."
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -48,7 +55,10 @@ class BuilderChoice:
     """What builds the engine."""
 
     builder: Annotated[
-        BuilderName | None, Field(description="tensorrt needs the GPU it builds for, tensorrt-rtx none.")
+        BuilderName | None,
+        Field(
+            description="What builds the engines; tensorrt needs the GPU that they are for, tensorrt-rtx needs no GPU."
+        ),
     ] = None
 
 

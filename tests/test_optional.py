@@ -140,13 +140,14 @@ def test_what_imports_a_package_says_that_it_is_missing(monkeypatch, package, us
 
 
 def test_extras_are_those_of_the_package():
-    """`EXTRAS` names every package of every extra but those that are made of others, as pyproject.toml does."""
+    """`EXTRAS` names every package of every extra, but for the site's and for those that are made of others."""
     declared: dict[str, set[str]] = {}
     for requirement in metadata.requires("sparsesam-deploy"):
         name = re.match(r"[\w-]+", requirement)[0]
         if extra := re.search(r"extra == ['\"]([\w-]+)['\"]", requirement):
             declared.setdefault(extra[1], set()).add(name)
     assert declared.pop("all-cpu") == {"sparsesam-deploy"} and declared.pop("dev") > {"sparsesam-deploy", "pytest"}
+    assert "mkdocs-material" in declared.pop("docs")
     assert declared == {extra: set(packages) for extra, packages in EXTRAS.items()}
 
 

@@ -39,17 +39,35 @@ class SizesType(options.ParamType):
 @click.option(
     "--runtime",
     type=click.Choice(["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino", "torch"]),
-    help="What computes.  [default: the engine]",
+    help="What runs the encoder.  [default: the build's engine]",
 )
 @click.option(
     "--device",
-    help="cpu, cuda or cuda:1; onnxruntime and torch need it.  [default: cuda for engines, cpu for openvino]",
+    help="Device to run on: cpu, cuda or cuda:1; onnxruntime and torch run on either and must be told.  [default: "
+    "cuda for engines, cpu for openvino]",
 )
-@click.option("--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Weights for --runtime torch.")
-@click.option("--batch", "batches", type=SizesType(), metavar="N,...", help="Batch sizes.  [default: the smallest]")
-@click.option("--iterations", type=click.IntRange(1), default=50, show_default=True, help="Timed calls of each.")
-@click.option("--cuda-graph", is_flag=True, help="Replay the engine or torch's kernels as one CUDA graph.")
-@click.option("--target-ms", type=options.FiniteRange(0, min_open=True), help="Most milliseconds of a median call.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights file for --runtime torch, where it is neither in DIR nor in the current folder.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=SizesType(),
+    metavar="N,...",
+    help="Batch sizes to time, separated by commas.  [default: the build's smallest]",
+)
+@click.option(
+    "--iterations", type=click.IntRange(1), default=50, show_default=True, help="Timed calls for each batch size."
+)
+@click.option("--cuda-graph", is_flag=True, help="Record the engine, or PyTorch's kernels, as a CUDA graph to replay.")
+@click.option(
+    "--target-ms",
+    type=options.FiniteRange(0, min_open=True),
+    help="Time limit: exit 1 where the median call of a batch size takes more milliseconds than this.",
+)
 @options.as_json
 def benchmark(
     folder: Path,
@@ -62,7 +80,7 @@ def benchmark(
     target_ms: float | None,
     as_json: bool,
 ) -> int:
-    """Measure the image encoder of a build in DIR: the times of calls one after another, images on the device.
+    """Time the image encoder of the build in DIR, call after call, with the images on the device already.
 
     With --target-ms the exit code is 1 when the median (p50) of any batch size takes longer.
     """

@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 existing = click.Path(path_type=Path, exists=True)
 
 data_choices = options.together(
-    click.option("--images", type=existing, metavar="DIR", help="Folder with the images."),
-    click.option("--coco", type=existing, metavar="FILE", help="Ground truth: COCO instance JSON."),
-    click.option("--labels", type=existing, metavar="DIR", help="Ground truth: PNG label maps, one value an object."),
+    click.option("--images", type=existing, metavar="DIR", help="Folder with the images to judge on."),
+    click.option("--coco", type=existing, metavar="FILE", help="Ground truth: COCO instance annotations as JSON."),
     click.option(
-        "--masks", type=existing, metavar="DIR", help="Ground truth: one mask an image, as DIS5K and HQ-44K have it."
+        "--labels",
+        type=existing,
+        metavar="DIR",
+        help="Ground truth: folder of PNG label maps, in which every object has a pixel value of its own.",
+    ),
+    click.option(
+        "--masks",
+        type=existing,
+        metavar="DIR",
+        help="Ground truth: folder with one mask for each image, as DIS5K and HQ-44K have it.",
     ),
     click.option(
         "--ignore-label",
@@ -34,17 +42,21 @@ data_choices = options.together(
         type=click.IntRange(0),
         multiple=True,
         metavar="N",
-        help="Value of --labels that is no object, as 255 is in Pascal VOC; 0 never is.  Repeatable.",
+        help="Pixel value of --labels that marks no object, as 255 in Pascal VOC; 0 never marks one. Repeatable.",
     ),
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N images, evenly picked."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only N of the images, picked evenly."),
     click.option(
         "--symmetries",
         type=click.IntRange(1, 8),
         default=1,
         show_default=True,
-        help="Show each image in so many of its eight mirrorings and turns; intervals still count it once.",
+        help="Show each image in this many of its eight mirrorings and turns; intervals still count it as one image.",
     ),
-    click.option("--skip-bad", is_flag=True, help="List and leave out unusable images and labels instead of refusing."),
+    click.option(
+        "--skip-bad",
+        is_flag=True,
+        help="Leave out images and labels that cannot be used, and list them, instead of refusing them.",
+    ),
 )
 
 prompt_choices = options.together(
@@ -55,26 +67,36 @@ prompt_choices = options.together(
         default=("box",),
         show_default=True,
         metavar="KIND",
-        help="box, jittered-box, center, random-K (K points) or file:PATH; repeatable.",
+        help="How objects are asked for: box, jittered-box, center, random-K (K random points) or file:PATH; "
+        "repeatable.",
     ),
     click.option(
         "--point-mask",
         type=click.Choice(["best", "single"]),
         default="best",
         show_default=True,
-        help="Answer to a single point: the best of SAM's three masks by predicted IoU, or its single mask.",
+        help="Which mask answers a single point: of SAM's three the one with the best predicted IoU, or its single "
+        "one.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of jitter and random points."),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Seed of jittered boxes and random points; the same seed gives the same prompts.",
+    ),
 )
 
 device_choices = options.together(
-    click.option("--device", default="cpu", show_default=True, help="Where PyTorch computes: cpu, cuda or cuda:1."),
+    click.option(
+        "--device", default="cpu", show_default=True, help="Device that PyTorch computes on: cpu, cuda or cuda:1."
+    ),
     click.option(
         "--torch-backend",
         type=click.Choice(["reference", "sdpa", "triton"]),
         default="reference",
         show_default=True,
-        help="The custom operators in plain PyTorch, by its fused attention, or as GPU kernels.",
+        help="What computes the custom operators: plain PyTorch, PyTorch's fused attention, or the Triton GPU kernels.",
     ),
 )
 
@@ -98,9 +120,11 @@ def read_dataset(chosen: dict[str, Any], console: Console) -> Mirrored:
     if images is None:
         raise InvalidInput("no images were given; give --images DIR, and --coco, --labels or --masks for ground truth.")
     if len(truth) > 1:
-        raise InvalidInput(f"{' and '.join(f'--{name}' for name in truth)} are two ground truths; give one of them.")
+        raise InvalidInput(
+            f"{' and '.join(f'--{name}' for name in truth)} are two kinds of ground truth; give only one of them."
+        )
     if ignored and "labels" not in truth:
-        raise InvalidInput("--ignore-label is about label maps; give --labels DIR or leave it out.")
+        raise InvalidInput("--ignore-label is for label maps; give --labels DIR too, or leave it out.")
     dataset: Dataset
     with Stages(console)("read data set") as advance:
 

@@ -40,29 +40,43 @@ DENSITY = next(setting for setting in settings_of(Start) if setting.name == "den
 @data.prompt_choices
 @options.setting_option(DENSITY, multiple=True)
 @options.setting_options(SparsityConfig, "preset", multiple=True)
-@click.option("--preset", "presets", type=click.Choice(list(PRESETS)), multiple=True, help="A preset as a variant.")
 @click.option(
-    "--recipe", "recipes", type=click.Path(path_type=Path), metavar="FILE", multiple=True, help="A recipe as a variant."
+    "--preset",
+    "presets",
+    type=click.Choice(list(PRESETS)),
+    multiple=True,
+    help="Evaluate this preset as a variant; repeatable.",
+)
+@click.option(
+    "--recipe",
+    "recipes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    multiple=True,
+    help="Evaluate this recipe's sparsity as a variant, with the weights of this command; repeatable.",
 )
 @click.option(
     "--exported",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
     multiple=True,
-    help="A build or export as a variant, run by --runtime.",
+    help="Evaluate the encoder of this build or export as a variant, run by --runtime; repeatable.",
 )
 @click.option(
     "--runtime",
     type=click.Choice(["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
-    help="What runs --exported: encoder.onnx (openvino: on the CPU), or the engine on a GPU.  [default: onnxruntime]",
+    help="What runs the folders of --exported: onnxruntime and openvino (on the CPU) run encoder.onnx, the others the "
+    "engine on a GPU.  [default: onnxruntime]",
 )
 @data.device_choices
 @click.option(
     "--max-miou-drop",
     type=options.FiniteRange(0, 1),
-    help="Accuracy floor: exit 1 when a variant loses more mean IoU than this to the dense encoder.",
+    help="Accuracy floor: exit 1 where a variant's mean IoU is lower than the dense encoder's by more than this.",
 )
-@click.option("--restart", is_flag=True, help="Drop what an unfinished run left in --output instead of going on.")
+@click.option(
+    "--restart", is_flag=True, help="Start anew, instead of going on where an unfinished run in --output stopped."
+)
 @options.output
 @options.as_json
 def evaluate(
@@ -79,9 +93,10 @@ def evaluate(
 ) -> int:
     """Measure what sparsity costs: masks of thinned encoders against ground truth and against the dense encoder.
 
-    --density and the other choices below it are repeatable; every combination of them is a variant, beside the presets,
-    recipes and exported folders named. Without any, the default preset is evaluated. Without ground truth the dense
-    encoder's masks are the truth. A killed run goes on where it was when the command is repeated.
+    --density and the options of sparsity below it are repeatable: every combination of them is evaluated as a variant.
+    --preset, --recipe and --exported add variants. Without any of these the default preset is evaluated. Without ground
+    truth the dense encoder's masks are the truth. A run that was killed goes on where it stopped when the command is
+    repeated.
     """
     require("evaluate", *EXTRAS["accuracy"])
     if chosen["exported"] and (runtime := chosen["runtime"] or "onnxruntime") in ("onnxruntime", "openvino"):
@@ -95,7 +110,7 @@ def evaluate(
 
     progress = Console(stderr=True)
     if chosen["runtime"] is not None and not chosen["exported"]:
-        raise InvalidInput("--runtime says what runs --exported; give --exported DIR or leave it out.")
+        raise InvalidInput("--runtime is for the folders of --exported; give --exported DIR too, or leave it out.")
     place = data.torch_device(device, torch_backend)
     symmetries = chosen["symmetries"]
     dataset = data.read_dataset(chosen, progress)

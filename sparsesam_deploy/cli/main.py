@@ -56,7 +56,10 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was written under a final name, and a resumable command goes on.", err=True)
+        click.echo(
+            "interrupted; no half-written file was left. When repeated, evaluate and tune go on where they stopped.",
+            err=True,
+        )
         _fail("interrupted", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in OUT_OF_MEMORY):

@@ -135,7 +135,7 @@ export_choices = together(
         "--recipe",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="TOML recipe, or the name of a shipped one; options override it.",
+        help="TOML file with values for these options, or the name of a shipped recipe; options override it.",
     ),
     setting_options(Start, "default"),
     setting_options(SparsityConfig, "preset"),
@@ -150,10 +150,12 @@ plugin_choices = together(
         "--plugin-library",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         metavar="FILE",
-        help="tensorrt: library whose plugins the custom nodes become.  [default: the installed one]",
+        help="tensorrt: plugin library to build the custom nodes with.  [default: the installed one]",
     ),
     click.option(
-        "--no-plugins", is_flag=True, help="tensorrt: build the custom nodes from their function bodies, slower."
+        "--no-plugins",
+        is_flag=True,
+        help="tensorrt: build the custom nodes from the standard operators of their ONNX functions, not as plugins.",
     ),
 )
 
@@ -163,18 +165,18 @@ check_choices = together(
         "images",
         type=click.Path(path_type=Path, exists=True),
         multiple=True,
-        help="Image or folder to check on, instead of the shipped photos; repeatable.",
+        help="Image, or folder of images, to check on instead of the shipped photos; repeatable.",
     ),
     click.option(
         "--min-dense-iou",
         type=FiniteRange(0, 1),
-        help="Accuracy floor: least mean mask IoU of the result to dense SAM.",
+        help="Accuracy floor: exit 1 where the mean IoU of an image's masks with dense SAM's is lower than this.",
     ),
     click.option(
         "--junit",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Write the checks as JUnit XML.",
+        help="Also write the checks as JUnit XML, one test case for each.",
     ),
 )
 
@@ -185,7 +187,7 @@ tuned_models = click.option(
     multiple=True,
     default=("vit_b", "vit_l", "vit_h"),
     show_default=True,
-    help="Encoder whose shapes to measure; repeatable.",
+    help="Model for whose layer sizes the kernels are measured; repeatable.",
 )
 
 launch_table = click.option(
@@ -194,14 +196,16 @@ launch_table = click.option(
     show_default=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Table to write.",
+    help="Table of launch settings to write; entries for other GPUs and models stay in it.",
 )
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; progress stays on stderr.")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout; progress stays on stderr."
+)
 
 
 output = click.option(
-    "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder for the results."
+    "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Folder to write the results into."
 )
 
 

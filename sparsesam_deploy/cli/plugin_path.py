@@ -16,7 +16,9 @@ from .console import example, print_json
     + "\n\n\b\n  trtexec --loadEngine=encoder.engine --dynamicPlugins=$(sparsesam-export plugin-path)\n"
     "  polygraphy run encoder.engine --trt --plugins $(sparsesam-export plugin-path --register)",
 )
-@click.option("--register", is_flag=True, help="The library that registers the plugins when it is loaded.")
+@click.option(
+    "--register", is_flag=True, help="Print the library that registers the plugins as soon as a program loads it."
+)
 @options.as_json
 def plugin_path(register: bool, as_json: bool) -> None:
     """Print the path of the TensorRT plugin library.

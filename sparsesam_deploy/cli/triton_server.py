@@ -25,15 +25,41 @@ PLATFORMS = click.Choice(["tensorrt_plan", "onnxruntime"])
 )
 @click.argument("folders", type=click.Path(path_type=Path), metavar="DIR...", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="Repository to write into."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Model repository to write into.",
 )
-@click.option("--name", default="sam", show_default=True, help="Model that clients ask; begins the other names.")
-@click.option("--version", type=click.IntRange(1), default=1, show_default=True, help="Version of the models.")
-@click.option("--platform", type=PLATFORMS, default="tensorrt_plan", show_default=True, help="What runs the encoder.")
-@click.option("--decoder-platform", type=PLATFORMS, help="What runs the decoder.  [default: as the encoder]")
-@click.option("--device", type=click.Choice(["gpu", "cpu"]), default="gpu", show_default=True, help="Where.")
-@click.option("--gpus", type=options.ListType(), metavar="0,1,...", help="GPUs to serve from.  [default: all]")
-@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="Executions at once on a GPU.")
+@click.option(
+    "--name",
+    default="sam",
+    show_default=True,
+    help="Name of the model that clients ask; other models' names begin with it.",
+)
+@click.option("--version", type=click.IntRange(1), default=1, show_default=True, help="Version number of the models.")
+@click.option(
+    "--platform", type=PLATFORMS, default="tensorrt_plan", show_default=True, help="Backend that runs the encoder."
+)
+@click.option("--decoder-platform", type=PLATFORMS, help="Backend that runs the decoder.  [default: the encoder's]")
+@click.option(
+    "--device",
+    type=click.Choice(["gpu", "cpu"]),
+    default="gpu",
+    show_default=True,
+    help="Whether encoder and decoder run on GPUs or on the CPU; cpu needs --platform onnxruntime.",
+)
+@click.option(
+    "--gpus", type=options.ListType(), metavar="0,1,...", help="Numbers of the GPUs to serve from.  [default: all]"
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Copies of encoder and decoder on each GPU, which work at the same time.",
+)
 @click.option(
     "--cpu-workers",
     type=click.IntRange(1),
@@ -44,15 +70,25 @@ PLATFORMS = click.Choice(["tensorrt_plan", "onnxruntime"])
 @click.option(
     "--max-queue-delay-us",
     type=click.IntRange(0),
-    help="How long an image waits for others to share its batch, microseconds.  [default: 2000]",
+    help="Microseconds that an image waits for others to share its batch with.  [default: 2000]",
 )
-@click.option("--no-cuda-graphs", is_flag=True, help="tensorrt_plan: launch the encoder's kernels one by one.")
-@click.option("--cache-mib", type=click.IntRange(0), default=0, show_default=True, help="Cache of NAME_embed, MiB.")
+@click.option(
+    "--no-cuda-graphs",
+    is_flag=True,
+    help="tensorrt_plan: launch the encoder's kernels one by one, not as a CUDA graph.",
+)
+@click.option(
+    "--cache-mib",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Size of the server's response cache for NAME_embed, MiB; 0 is no cache.",
+)
 @click.option(
     "--registration-library",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="libsparsesam_plugins_register.so, if it is not in the first DIR.",
+    help="Path of libsparsesam_plugins_register.so, where it is not in the first DIR.",
 )
 @options.as_json
 def triton_server(
@@ -68,8 +104,9 @@ def triton_server(
 ) -> None:
     """Write a Triton Inference Server repository: image file and prompts in, masks out.
 
-    Each DIR is a folder of `sparsesam-export build`; several are one model built for several GPUs, and each of these
-    gets the engine that is for it. Run it again with another --name or --version to add to the repository.
+    Each DIR is a folder of `sparsesam-export build`. Several folders are one model built for several kinds of GPU: the
+    server gives each GPU the engine that was built for it. Run the command again with another --name or --version to
+    add to the repository.
     """
     from ..progress import Stages
     from ..serving.options import ServingOptions

@@ -40,31 +40,33 @@ LEAST = 4
 @click.option(
     "--max-miou-drop",
     type=options.FiniteRange(0, 1),
-    help="Most mean IoU that may be lost, on images that the search did not see.",
+    help="Accuracy budget: most mean IoU that the result may lose to the dense encoder, on images the search did not "
+    "see.",
 )
 @click.option(
     "--target-ms",
     type=options.FiniteRange(0, min_open=True),
-    help="Most milliseconds of the encoder, by a cost table measured on --device or read from --cost-table.",
+    help="Time budget: most milliseconds that the encoder may take, by costs measured on --device or read from "
+    "--cost-table.",
 )
 @click.option(
     "--max-cost",
     type=options.FiniteRange(0, 1, min_open=True),
-    help="Most multiplications, as a share of the dense encoder's.",
+    help="Work budget: most multiplications that the encoder may do, as a share of the dense encoder's.",
 )
 @click.option(
     "--routing",
     type=click.Choice(SHARING),
     default="share-variance",
     show_default=True,
-    help="How MLPs share rows, which says how low their density can be: "
+    help="How the MLPs share rows; each has a lowest density: "
     + ", ".join(f"{routing} {ROUTING_RULES[routing].least:g}" for routing in SHARING),
 )
 @click.option(
     "--cost-table",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="cost_table.json of an earlier run, or your own measurements in that form.",
+    help="Milliseconds of every block for --target-ms: cost_table.json of an earlier run, or your own in that form.",
 )
 @click.option(
     "--calibration",
@@ -72,9 +74,9 @@ LEAST = 4
     default=CALIBRATION_IMAGES,
     show_default=True,
     metavar="N",
-    help="Images for the search, evenly picked, at most half; the others validate.",
+    help="Number of images that the search uses, picked evenly, at most half of all; the others validate its result.",
 )
-@click.option("--restart", is_flag=True, help="Drop what an earlier run tried instead of going on.")
+@click.option("--restart", is_flag=True, help="Start anew, instead of using what an earlier run in --output measured.")
 @options.output
 @options.as_json
 def tune(
@@ -96,10 +98,11 @@ def tune(
 ) -> int:
     """Choose a density for every block: the cheapest within an accuracy budget, or the most accurate within a time.
 
-    Each block is thinned alone to see what it costs; then the moves that cost least for what they save are taken one
-    after the other, and measured. What is chosen was evaluated, on images that the search did not see as well.
-    Unlabelled images will do: 8 to 32 of the kind you segment. Writes recipe.toml for `build --recipe`, the Pareto
-    table and a report. What was tried stays in --output, for a run with another budget or one that was killed.
+    The search first thins each block alone to see what accuracy that costs. It then lowers densities one at a time,
+    those first that lose least accuracy for the work they save, and measures on the way. The result was measured on
+    images that the search did not see. The images need no labels: 8 to 32 of the kind you segment will do. The command
+    writes recipe.toml for `build --recipe`, the Pareto table and a report. Measurements stay in --output: a run that
+    was killed goes on from them, and a run with another budget measures only what is new.
     """
     require("tune", *EXTRAS["accuracy"])
     from ..accuracy.evaluation.judge import Judge
@@ -115,7 +118,7 @@ def tune(
     if max_miou_drop is None and target_ms is None and max_cost is None:
         raise InvalidInput("no budget was given; give --max-miou-drop, --target-ms or --max-cost.")
     if target_ms is not None and max_cost is not None:
-        raise InvalidInput("--target-ms and --max-cost are two costs to reach; give one of them.")
+        raise InvalidInput("--target-ms and --max-cost both name a cost to reach; give only one of them.")
     if cost_table is not None and target_ms is None:
         raise InvalidInput("--cost-table is for --target-ms; give both or neither.")
     progress = Console(stderr=True)
@@ -150,7 +153,7 @@ def _split(dataset: Mirrored, calibration: int, symmetries: int) -> tuple[Mirror
     count = len(dataset.names)
     if count < 2 * LEAST:
         raise InvalidInput(
-            f"{count} images are too few: {LEAST} are for the search and {LEAST} to validate; give more."
+            f"{count} images are too few: the search needs {LEAST} and its validation {LEAST}; give more."
         )
     seen = evenly(count, min(calibration, count // 2))
     unseen = sorted({*range(count)} - {*seen})

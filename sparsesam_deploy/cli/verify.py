@@ -24,7 +24,7 @@ from .options import read_samples
     "--overlay",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Draw dense masks, sparse masks and kept tokens as PNG.",
+    help="Also draw this PNG: dense masks, sparse masks and kept tokens.",
 )
 @options.as_json
 def verify(

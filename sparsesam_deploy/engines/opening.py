@@ -44,8 +44,8 @@ def open_engine(folder: Path, manifest: EngineManifest, record: FileRecord, devi
     devices = cuda_devices()
     if device >= len(devices):
         raise EnvironmentProblem(
-            f"{folder / record.name} runs on a GPU and cuda:{device} is none of the {len(devices)} visible here; use "
-            "one that is, or the onnxruntime or torch runtime on the CPU."
+            f"{folder / record.name} runs on a GPU, and there is no cuda:{device}: {len(devices)} GPUs are visible "
+            "here; use one of them, or the onnxruntime or torch runtime on the CPU."
         )
     trt = load_builder(manifest.builder)
     BuildFolder(folder).check_engines(manifest, trt.__version__, devices[device].compute_capability)

@@ -41,20 +41,32 @@ class EngineOptions:
     compute_capabilities: Annotated[
         tuple[str, ...] | None,
         Field(
-            description=f"GPUs of a tensorrt-rtx engine.  [default: {','.join(RTX_COMPUTE_CAPABILITIES)}]",
+            description="tensorrt-rtx: compute capabilities of the GPUs that the engine is for.  [default: "
+            f"{','.join(RTX_COMPUTE_CAPABILITIES)}]",
             examples=["SM86,..."],
         ),
     ] = None
-    workspace_mib: Annotated[int | None, Field(description="Limit of scratch memory, MiB.", ge=1)] = None
-    builder_optimization_level: Annotated[  # TensorRT itself would clamp it and say nothing
-        int | None, Field(description="tensorrt: effort of the builder.", ge=0, le=5)
+    workspace_mib: Annotated[
+        int | None, Field(description="Most scratch memory (TensorRT's workspace) of the engine, MiB.", ge=1)
     ] = None
-    version_compatible: Annotated[bool, Field(description="tensorrt: later releases can load the engine.")] = False
+    builder_optimization_level: Annotated[  # TensorRT itself would clamp it and say nothing
+        int | None,
+        Field(description="tensorrt: how long the builder looks for fast kernels, 0 least, 5 most.", ge=0, le=5),
+    ] = None
+    version_compatible: Annotated[
+        bool, Field(description="tensorrt: build an engine that later releases of TensorRT can load too.")
+    ] = False
     embed_plugins: Annotated[
-        bool, Field(description="tensorrt: put the plugin library into the engine, which then loads without it.")
+        bool,
+        Field(description="tensorrt: put the plugin library into the engine, which then needs no library beside it."),
     ] = False
     timing_cache: Annotated[
-        Path | None, Field(description="tensorrt: read if there, written after the build.", examples=["FILE"])
+        Path | None,
+        Field(
+            description="tensorrt: file with the kernel timings of earlier builds; read if it exists, written after "
+            "the build.",
+            examples=["FILE"],
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -63,7 +75,7 @@ class EngineOptions:
         if targets is not None and (not targets or len(set(targets)) < len(targets)):
             given = ",".join(targets)
             raise InvalidInput(
-                f"compute capabilities '{given}' are none or repeat one; name each once, like SM86,SM89."
+                f"compute capabilities '{given}' are empty or name one twice; name each once, like SM86,SM89."
             )
 
     def check_for(self, builder: BuilderName) -> None:

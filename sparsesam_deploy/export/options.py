@@ -27,11 +27,27 @@ class ExportOptions:
 
     __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
-    dtype: Annotated[Dtype, Field(description="Precision of weights and activations.")] = "fp16"
-    gelu: Annotated[Gelu, Field(description="Exact GELU or its tanh approximation.")] = "erf"
-    batch: Annotated[Batch, Field(description="Static or dynamic batch size.", examples=["N|MIN,OPT,MAX"])] = (1, 1, 1)
+    dtype: Annotated[
+        Dtype, Field(description="Precision of weights and arithmetic; inputs and outputs stay float32.")
+    ] = "fp16"
+    gelu: Annotated[
+        Gelu,
+        Field(description="GELU of the encoder's MLPs; erf is exact, as SAM was trained, tanh is its approximation."),
+    ] = "erf"
+    batch: Annotated[
+        Batch,
+        Field(
+            description="Images in one call of the encoder; N is a fixed number, MIN,OPT,MAX a range with its usual "
+            "value.",
+            examples=["N|MIN,OPT,MAX"],
+        ),
+    ] = (1, 1, 1)
     inline: Annotated[
-        bool, Field(description="Write standard operators alone, for programs without ONNX functions; no plugins then.")
+        bool,
+        Field(
+            description="Write the encoder in standard operators alone, for programs that know no ONNX functions; "
+            "plugins cannot be used with such a file."
+        ),
     ] = False
 
     def __post_init__(self) -> None:

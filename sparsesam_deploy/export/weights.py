@@ -25,9 +25,14 @@ class Weights:
         InvalidInput: both are given.
     """
 
-    model: Annotated[ModelName | None, Field(description="A model that ships with the package.")] = None
+    model: Annotated[
+        ModelName | None, Field(description="Model that ships with the package, in the place of --checkpoint.")
+    ] = None
     checkpoint: Annotated[
-        Path | None, Field(description="SAM, SAM-HQ, MedSAM or Hugging Face weights.", examples=["FILE"])
+        Path | None,
+        Field(
+            description="Weights file: SAM, SAM-HQ, MedSAM or Hugging Face, as .pth or .safetensors.", examples=["FILE"]
+        ),
     ] = None
 
     def __post_init__(self) -> None:

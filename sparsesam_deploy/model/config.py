@@ -127,16 +127,44 @@ class SparsityConfig:
 
     __pydantic_config__: ClassVar[ConfigDict] = CLOSED
 
-    attention_density: Annotated[Density, Field(description="Share of the keys that global attention computes.")] = 0.25
-    mlp_density: Annotated[Density, Field(description="Share of the rows that MLPs compute.")] = 0.5
+    attention_density: Annotated[
+        Density,
+        Field(
+            description="Share of the keys that each query of global attention is compared with; one number, or one "
+            "for each block."
+        ),
+    ] = 0.25
+    mlp_density: Annotated[
+        Density,
+        Field(description="Share of the token rows that the MLPs compute; one number, or one for each block."),
+    ] = 0.5
     windowed_density: Annotated[
-        Density, Field(description="Share of windowed attention to compute, as --windowed-routing says.")
+        Density,
+        Field(
+            description="Share of windowed attention that is computed, in the way of --windowed-routing; one number, "
+            "or one for each block."
+        ),
     ] = 1.0
-    order: Annotated[Order, Field(description="Token order that stripes are cut from.")] = "lattice"
-    routing: Annotated[Routing, Field(description="How the rows of MLPs are chosen.")] = "share-variance"
+    order: Annotated[
+        Order,
+        Field(
+            description="Which keys global attention computes; lattice and interleaved take the same ones for every "
+            "image, ranked chooses them by the image."
+        ),
+    ] = "lattice"
+    routing: Annotated[
+        Routing,
+        Field(
+            description="Which rows the MLPs compute; share-* computes one mean row for the tokens of a flat group, "
+            "skip-* leaves tokens out."
+        ),
+    ] = "share-variance"
     windowed_routing: Annotated[
         WindowedRouting,
-        Field(description="Whether --windowed-density thins keys (stripe) or shares the rows of flat cells."),
+        Field(
+            description="What --windowed-density thins; stripe the keys of a window, share-variance the rows of qkv "
+            "and proj, which flat 2x2 groups share."
+        ),
     ] = "stripe"
 
     def __post_init__(self) -> None:

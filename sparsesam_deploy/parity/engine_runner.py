@@ -49,8 +49,8 @@ class EngineRunner:
 
         if rtx != config.USE_TENSORRT_RTX:
             raise EnvironmentProblem(
-                f"this process already runs engines of the other builder than {manifest.builder}; "
-                "run this one in a process of its own."
+                f"this process has run engines of another builder already, beside which {manifest.builder} cannot run; "
+                "use a process of its own for each."
             )
         self.opened, self.runner_type = open_engine(folder, manifest, record), TrtRunner
         self.kernels = self.opened.kernels

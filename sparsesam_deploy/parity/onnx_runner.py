@@ -96,7 +96,8 @@ def check_makes(model: onnx.ModelProto, path: Path, names: Sequence[str]) -> Non
     made = {name for node in model.graph.node for name in node.output}
     if missing := [name for name in names if name not in made]:
         raise CheckFailed(
-            f"{path} has no {missing[0]}, which an export of its densities has today; export the checkpoint again."
+            f"{path} has no {missing[0]}, which an export of these densities has in this release; export the "
+            "checkpoint again."
         )
 
 

@@ -102,7 +102,9 @@ def choose_device(name: str, device: str | torch.device | None) -> torch.device:
         )
     place = torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
     if place.index >= torch.cuda.device_count():
-        raise EnvironmentProblem(f"{place} is none of the {torch.cuda.device_count()} GPUs here; give one that is.")
+        raise EnvironmentProblem(
+            f"{place} does not exist: {torch.cuda.device_count()} GPUs are visible here; give one of them."
+        )
     return place
 
 

@@ -36,7 +36,10 @@ class ServingOptions:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise InvalidInput(f"model name {self.name!r} is no folder name of letters, digits, '_', '.' and '-'.")
+            raise InvalidInput(
+                f"model name {self.name!r} cannot name a folder; take letters, digits, '_', '.' and '-', and begin "
+                "with a letter or digit."
+            )
         if self.device == "cpu" and "tensorrt_plan" in (self.platform, self.decoder_platform):
             raise InvalidInput("--device cpu cannot run TensorRT engines; add --platform onnxruntime.")
         if self.device == "cpu" and self.gpus:

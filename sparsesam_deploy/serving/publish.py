@@ -63,7 +63,9 @@ def undo_interrupted(output: Path) -> None:
     places = note.read_text(encoding="utf-8").split("\n")
     for place in places:
         if not PLACE.fullmatch(place):
-            raise InvalidInput(f"{note} names {place!r}, which is no model; delete it and look for half a version.")
+            raise InvalidInput(
+                f"{note} names {place!r}, which is no model; delete the note, and any version that was half written."
+            )
     for place in places:
         path = output / place
         if path.is_dir():

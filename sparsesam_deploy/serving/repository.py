@@ -178,6 +178,6 @@ def _check_free(output: Path, configs: Mapping[str, str], version: int) -> None:
             )
         if there.exists() and (not (there / CONFIG).is_file() or (there / CONFIG).read_text("utf-8") != text):
             raise InvalidInput(
-                f"{there / CONFIG}, which is for all versions of {name}, says something else than is asked for now; "
-                "choose another --name or --output."
+                f"{there / CONFIG} is for all versions of {name}, and these options would change it; choose another "
+                "--name or --output."
             )

@@ -123,7 +123,7 @@ def check_alike(sources: Sequence[Source]) -> None:
             if getattr(other.manifest, field) != getattr(first.manifest, field):
                 raise InvalidInput(
                     f"the manifests of {first.folder} and {other.folder} differ in {field}; build both alike, or "
-                    " serve them as two models with --name."
+                    "serve them as two models with --name."
                 )
     owner: dict[str, Path] = {}
     for source in sources:

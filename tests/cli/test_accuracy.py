@@ -70,7 +70,7 @@ REFUSED = {
     "no-images": (("--model", "nano", "--output", "x"), "give --images DIR"),
     "two-truths": (
         ("--model", "nano", "--images", ".", "--labels", ".", "--masks", ".", "--output", "x"),
-        "two ground",
+        "two kinds of ground truth",
     ),
     "prompt": (("--model", "nano", "--images", "tests/data/holdout", "--prompt", "x", "--output", "x"), "prompt 'x'"),
     "prompt-twice": (
@@ -138,7 +138,7 @@ def test_a_journal_of_another_run_is_refused(evaluate, tmp_path):
 
 TUNE_REFUSED = {
     "no-budget": ((), "no budget was given"),
-    "two-costs": (("--target-ms", 5, "--max-cost", 0.5), "two costs to reach"),
+    "two-costs": (("--target-ms", 5, "--max-cost", 0.5), "both name a cost to reach"),
     "table-alone": (("--max-cost", 0.5, "--cost-table", "README.md"), "--cost-table is for --target-ms"),
     "too-few": (("--max-cost", 0.5), "2 images are too few"),
 }

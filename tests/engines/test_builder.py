@@ -155,8 +155,8 @@ def test_a_workspace_too_small_is_the_builders_reason(tmp_path):
     [
         ({"workspace_mib": 0}, "workspace_mib 0 is out of range; give 1 or more"),
         ({"builder_optimization_level": 6}, "builder_optimization_level 6 is out of range; give 0 to 5"),
-        ({"compute_capabilities": ()}, "compute capabilities '' are none"),
-        ({"compute_capabilities": ("SM80", "SM80")}, "'SM80,SM80' are none or repeat one"),
+        ({"compute_capabilities": ()}, "compute capabilities '' are empty"),
+        ({"compute_capabilities": ("SM80", "SM80")}, "'SM80,SM80' are empty or name one twice"),
     ],
 )
 def test_options_outside_their_range(options, sentence):

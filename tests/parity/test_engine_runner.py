@@ -67,7 +67,7 @@ def test_one_process_serves_one_builder(monkeypatch, tmp_path):
     from polygraphy import config
 
     monkeypatch.setattr(config, "USE_TENSORRT_RTX", False)
-    with pytest.raises(EnvironmentProblem, match="run this one in a process of its own"):
+    with pytest.raises(EnvironmentProblem, match="use a process of its own for each"):
         EngineRunner(tmp_path, MANIFEST, MANIFEST.engine)
 
 

@@ -133,7 +133,9 @@ def test_what_does_not_load_is_named_with_the_runtimes_reason(install, manifest,
 
 def test_without_a_gpu_the_other_backends_are_named(install, manifest, tmp_path):
     install(devices=0)
-    with pytest.raises(EnvironmentProblem, match=r"cuda:0 is none of the 0 visible here; use one that is, or the onnx"):
+    with pytest.raises(
+        EnvironmentProblem, match=r"there is no cuda:0: 0 GPUs are visible here; use one of them, or the onnx"
+    ):
         opened(tmp_path, manifest)
 
 

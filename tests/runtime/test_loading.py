@@ -197,7 +197,7 @@ def test_an_engine_of_the_other_builder(dense, pretended_gpus):
 
 
 def test_a_gpu_that_is_not_there(dense, pretended_gpus):
-    with pytest.raises(EnvironmentProblem, match="cuda:2 is none of the 2 GPUs here"):
+    with pytest.raises(EnvironmentProblem, match="cuda:2 does not exist: 2 GPUs are visible here"):
         load(dense.folder, device="cuda:2")
 
 

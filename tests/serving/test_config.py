@@ -156,7 +156,7 @@ def test_the_request_is_what_the_readme_says(build, write):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "../sam"}, "model name '../sam' is no folder name"),
+        ({"name": "../sam"}, "model name '../sam' cannot name a folder"),
         ({"device": "cpu"}, "--device cpu cannot run TensorRT engines; add --platform onnxruntime"),
         (
             {"platform": "onnxruntime", "decoder_platform": "onnxruntime", "device": "cpu", "gpus": (0,)},

@@ -96,7 +96,7 @@ def test_another_model_beside_the_first(build, write):
     ("options", "message"),
     [
         ({}, "has a version 1; give --version 2, --name, or another --output"),
-        ({"version": 2, "instances": 2}, "which is for all versions of sam_encoder, says something else"),
+        ({"version": 2, "instances": 2}, "is for all versions of sam_encoder, and these options would change it"),
     ],
     ids=["same-version", "other-configuration"],
 )

@@ -135,9 +135,13 @@ class Tuner:
             return
         words = "ms" if self.table.measure == "ms" else "of the dense work"
         if self.budget.cost >= self.dense_cost:
-            raise InvalidInput(f"the dense encoder takes {self.dense_cost:.3g} {words} already; ask for less.")
+            raise InvalidInput(
+                f"the dense encoder takes {self.dense_cost:.3g} {words}, which meets the budget already; ask for less."
+            )
         if self.budget.cost < self.lowest_cost:
-            raise InvalidInput(f"{self.budget.cost:g} {words} cannot be reached; the least is {self.lowest_cost:.3g}.")
+            raise InvalidInput(
+                f"a budget of {self.budget.cost:g} {words} cannot be reached; give {self.lowest_cost:.3g} or more."
+            )
 
     def _measured(self, name: str, scheduled: ScheduledSparsity, cost: Cost) -> MeasuredSchedule:
         return MeasuredSchedule(name, scheduled, cost, self.calibration([scheduled])[0])
@@ -182,8 +186,9 @@ class Tuner:
                 return point
         best = min(found.points[1:], key=lambda point: point.calibration.loss.mean, default=found.points[0])
         raise CheckFailed(
-            f"no schedule meets {self._words()}: the most careful one measured ({best.name}) loses "
-            f"{best.calibration.loss.mean:.4f} at {self._unit(best.cost) / self.dense_cost:.2f} of dense; allow more."
+            f"no schedule meets {self._words()}: the one that lost least ({best.name}) lost "
+            f"{best.calibration.loss.mean:.4f} of mean IoU at {self._unit(best.cost) / self.dense_cost:.2f} of the "
+            "dense cost; allow more."
         )
 
     def _unit(self, cost: Cost) -> float:

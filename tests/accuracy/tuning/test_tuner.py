@@ -226,8 +226,8 @@ def test_an_impossible_budget_leaves_no_recipe(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        (Budget(max_cost=1.0), "the dense encoder takes 1 of the dense work already"),
-        (Budget(max_cost=0.01), "the least is"),
+        (Budget(max_cost=1.0), "the dense encoder takes 1 of the dense work, which meets the budget"),
+        (Budget(max_cost=0.01), "cannot be reached; give"),
     ],
     ids=["dense-will-do", "out-of-reach"],
 )
