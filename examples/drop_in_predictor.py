@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 # before: from segment_anything import SamPredictor, sam_model_registry
 from sparsesam_deploy import SparseSamPredictor, load, load_checkpoint
@@ -21,7 +21,7 @@ sam = load_checkpoint(Path(checkpoint)).sam
 # before: predictor = SamPredictor(sam)
 predictor = SparseSamPredictor(sam, load(folder, runtime="onnxruntime", device="cpu"))
 
-predictor.set_image(np.asarray(Image.open(photo).convert("RGB")))
+predictor.set_image(np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB")))
 masks, iou, low_res_masks = predictor.predict(box=np.array(box, float), multimask_output=False)
 Image.fromarray(masks[0]).save(output)
 print(f"predicted IoU {iou[0]:.3f}")

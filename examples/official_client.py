@@ -2,7 +2,8 @@
 
     python examples/official_client.py engines/built/nano embeddings/photo.jpg.npy photo.jpg 330 40 mask.png
 
-The prompt is a point inside the object. Each line that changes stands below what it was; the three changes are:
+The prompt is a point inside the object. Each line that changes stands below what it was, new ones below an empty
+`before:`. What differs:
 
 1. There is no `orig_im_size`: masks come at 256x256 and are scaled to the photo outside. The outputs are
    `low_res_masks` and `iou_predictions`, where the official model has `masks` in front.
@@ -17,14 +18,14 @@ import sys
 import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from segment_anything.utils.transforms import ResizeLongestSide
 
 # before:
 from sparsesam_deploy.model.image import upscale_masks
 
 folder, embedding, photo, x, y, output = sys.argv[1:]
-width, height = Image.open(photo).size
+width, height = ImageOps.exif_transpose(Image.open(photo)).size
 # before: session = onnxruntime.InferenceSession("sam_onnx_example.onnx", providers=["CPUExecutionProvider"])
 session = onnxruntime.InferenceSession(f"{folder}/decoder.onnx", providers=["CPUExecutionProvider"])
 
@@ -37,6 +38,7 @@ inputs = {
     "mask_input": np.zeros((1, 1, 256, 256), np.float32),
     "has_mask_input": np.zeros(1, np.float32),
     # before: "orig_im_size": np.array([height, width], np.float32),
+    # no input any more
 }
 # before: masks, scores, low_res_masks = session.run(None, inputs)
 low_res_masks, scores = session.run(["low_res_masks", "iou_predictions"], inputs)

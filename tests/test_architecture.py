@@ -45,6 +45,7 @@ MAY_IMPORT = {
     PACKAGE: {PACKAGE},
     "benchmarks": {PACKAGE, "benchmarks"},
     "checks": {PACKAGE, "benchmarks", "checks"},
+    "examples": {PACKAGE},
     "tests": {PACKAGE, "benchmarks", "checks", "tests"},
 }
 """What each folder of Python in the repository may import of it."""

@@ -1,4 +1,5 @@
 // segment DIR photo.ppm x0 y0 x1 y1 mask.pgm: the object in a box, with the engines of a build folder.
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -16,8 +17,8 @@ int main(int argc, char** argv) try {
     throw sparsesam::Error(SPARSESAM_INVALID_INPUT, "the photo is no 8-bit PPM (P6).");
   auto context = sparsesam::Engine::load(argv[1]).create_context();  // keeps the engine
   context.encode_image({reinterpret_cast<const uint8_t*>(rgb.data()), height, width, 0});
-  auto answer = context.predict(
-      sparsesam::Prompts::box(std::stof(argv[3]), std::stof(argv[4]), std::stof(argv[5]), std::stof(argv[6])));
+  const auto edge = [&](int i) { return std::strtof(argv[i], nullptr); };
+  auto answer = context.predict(sparsesam::Prompts::box(edge(3), edge(4), edge(5), edge(6)));
   std::ofstream(argv[7], std::ios::binary)
       << "P5 " << width << " " << height << " 1\n"
       << std::string(answer.masks.begin(), answer.masks.end());
