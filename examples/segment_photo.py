@@ -12,10 +12,12 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+EXTENT, BILINEAR = Image.Transform.EXTENT, Image.Resampling.BILINEAR
+
 folder, path, *box, output = sys.argv[1:]
 photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 width, height = (int(side * (1024 / max(photo.size)) + 0.5) for side in photo.size)
-pixels = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+pixels = np.asarray(photo.resize((width, height), BILINEAR), np.float32)
 mean, std = np.float32([123.675, 116.28, 103.53]), np.float32([58.395, 57.12, 57.375])
 image = np.zeros((1, 3, 1024, 1024), np.float32)  # padded right and below
 image[0, :, :height, :width] = ((pixels - mean) / std).transpose(2, 0, 1)
@@ -24,7 +26,7 @@ names = (f"{folder}/encoder.onnx", f"{folder}/decoder.onnx")
 encoder, decoder = (onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"]) for name in names)
 prompt = {
     "image_embeddings": encoder.run(["image_embeddings"], {"image": image})[0],
-    "point_coords": np.array(box, np.float32).reshape(1, 2, 2) * np.float32([width / photo.width, height / photo.height]),
+    "point_coords": np.array(box, np.float32).reshape(1, 2, 2) * np.float32([width, height]) / np.float32(photo.size),
     "point_labels": np.float32([[2, 3]]),  # the upper left and the lower right corner of a box
     "mask_input": np.zeros((1, 1, 256, 256), np.float32),
     "has_mask_input": np.zeros(1, np.float32),
@@ -32,6 +34,6 @@ prompt = {
 masks = decoder.run(["low_res_masks"], prompt)[0]  # (1, 4, 256, 256); the first of the four answers a box
 
 # `resize` would average where it shrinks; SAM interpolates, as `transform` does.
-square = Image.fromarray(masks[0, 0]).transform((1024, 1024), Image.Transform.EXTENT, (0, 0, 256, 256), Image.BILINEAR)
-logits = square.crop((0, 0, width, height)).transform(photo.size, Image.Transform.EXTENT, (0, 0, width, height), Image.BILINEAR)
+square = Image.fromarray(masks[0, 0]).transform((1024, 1024), EXTENT, (0, 0, 256, 256), BILINEAR)
+logits = square.crop((0, 0, width, height)).transform(photo.size, EXTENT, (0, 0, width, height), BILINEAR)
 Image.fromarray(np.asarray(logits) > 0).save(output)
