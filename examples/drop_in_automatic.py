@@ -2,8 +2,8 @@
 
     python examples/drop_in_automatic.py engines/built/vit_h sam_vit_h_4b8939.pth photo.jpg objects.png
 
-Each line that changes stands below what it was; the one below an empty `before:` is new. Writes one grey level for each object, 0 where there is none, the
-smallest object on top.
+Each line that changes stands below what it was; the one below an empty `before:` is new. Writes one grey level for each
+object, 0 where there is none, the smallest object on top.
 """
 
 import sys
