@@ -7,7 +7,6 @@ oracle. What an example says of the program that it was before is run too: each 
 from __future__ import annotations
 
 import ast
-import os
 import re
 import runpy
 import shlex
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -27,6 +25,7 @@ import segment_anything
 import torch
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything.modeling import Sam
 from segment_anything.utils.onnx import SamOnnxModel
 
 from sparsesam_deploy.engines.manifest import Checkpoint, FileRecord
@@ -61,7 +60,9 @@ def place(tmp_path_factory, tiny_checkpoint, decoder_of) -> Path:
     onnx = place / "build"  # as `sparsesam-export onnx` leaves it: no manifest
     onnx.mkdir()
     options = ExportOptions("fp32", batch=(1, 2, 2))
-    export_encoder(SparseSamEncoder(loaded.sam.image_encoder, loaded.config, DENSE), loaded, onnx / "encoder.onnx", options)
+    export_encoder(
+        SparseSamEncoder(loaded.sam.image_encoder, loaded.config, DENSE), loaded, onnx / "encoder.onnx", options
+    )
     shutil.copyfile(decoder_of(loaded), onnx / "decoder.onnx")
     for name, batch in {"nano": (2, 2, 2), "vit_h": (1, 2, 2)}.items():
         folder = place / "engines" / "built" / name
@@ -145,7 +146,7 @@ def mask_in(path: Path) -> np.ndarray:
 
 def assert_same_mask(found: np.ndarray, expected: np.ndarray) -> None:
     """Of one size, all but one pixel in ten thousand, and neither empty nor full."""
-    assert found.shape == expected.shape and 0.01 < expected.mean() < 0.99
+    assert found.shape == expected.shape and 0.001 < expected.mean() < 0.999
     assert (found.astype(bool) != expected).mean() <= 1e-4
 
 
@@ -189,9 +190,13 @@ def test_a_predictor_drops_in(run, place, official_registry, box_mask):
 
 
 def test_a_predictor_drops_into_automatic_masks(run, place, official_registry, monkeypatch):
-    """Thresholds that a model of random weights passes."""
-    lenient = partial(SamAutomaticMaskGenerator, pred_iou_thresh=-100.0, stability_score_thresh=0.3)
-    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", lenient)
+    """At four points, and thresholds that a model of random weights passes: its masks fill the photo."""
+    lenient = {"points_per_side": 2, "pred_iou_thresh": -100.0, "stability_score_thresh": 0.3, "box_nms_thresh": 1.0}
+
+    def generator(sam: Sam, points_per_side: int) -> SamAutomaticMaskGenerator:
+        return SamAutomaticMaskGenerator(sam, **lenient)
+
+    monkeypatch.setattr(segment_anything, "SamAutomaticMaskGenerator", generator)
     run("drop_in_automatic")
     found = mask_in(place / "objects.png")
     run("drop_in_automatic", before=True)
@@ -209,7 +214,9 @@ def test_a_program_for_the_official_decoder(run, place, predictor, embeddings, m
     def session(path: str, providers: list[str]) -> SimpleNamespace:
         asked.append(path)
         return SimpleNamespace(
-            run=lambda _, inputs: [value.numpy() for value in model(**{k: torch.from_numpy(v) for k, v in inputs.items()})]
+            run=lambda _, inputs: [
+                value.numpy() for value in model(**{k: torch.from_numpy(v) for k, v in inputs.items()})
+            ]
         )
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -228,11 +235,13 @@ def test_parity_in_ci(sparsesam_export, place, monkeypatch):
     suite = ElementTree.parse(place / "parity.xml").getroot()
     assert int(suite.get("tests")) == len(suite.findall("testcase")) > 3 and suite.get("failures") == "0"
     assert any("mask IoU to dense" in case.get("name") for case in suite)
-    assert f"path: {'parity.xml'}" in text
+    assert re.search(r"^ +path: (.+)$", text, re.MULTILINE)[1] == "parity.xml"
 
 
 def test_the_list_names_every_example():
-    listed = re.findall(r"^\| \[`([^`]+)`\]\(([^)]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r"^\| \[`([^`]+)`\]\(([^)]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert all(name.rstrip("/") == target.rstrip("/") for name, target in listed)
     there = {path.name for path in EXAMPLES.iterdir()} - {"README.md", "__pycache__"}
     assert {name.rstrip("/") for name, _ in listed} == there
