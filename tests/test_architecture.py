@@ -7,6 +7,7 @@ circle until someone moves them.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     PACKAGE: {PACKAGE},
     "benchmarks": {PACKAGE, "benchmarks"},
     "checks": {PACKAGE, "benchmarks", "checks"},
+    "examples": {PACKAGE},
     "tests": {PACKAGE, "benchmarks", "checks", "tests"},
 }
 """What each folder of Python in the repository may import of it."""
@@ -195,3 +197,14 @@ def test_the_command_line_and_the_doctor_start_light():
     """Help, a typing error and the doctor take no second that importing torch takes; what is heavy is in a command."""
     assert loaded_by(f"{PACKAGE}.cli.main") <= sys.stdlib_module_names | LIGHT
     assert "torch" not in loaded_by(f"{PACKAGE}.doctor")
+
+
+def test_the_plugin_librarys_build_requires_what_it_imports():
+    """An isolated build, as pip makes one, has nothing else. annotated_types comes with pydantic."""
+    declared = re.search(
+        r"^build\.requires = \[(.+?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    required = set(re.findall(r'"([\w-]+)', declared[1])) | {"annotated_types"}
+    used = {found.imported for found in imports("plugins") if found.imported.startswith(f"{PACKAGE}.")}
+    assert f"{PACKAGE}.ops.ahead_of_time" in used
+    assert {name for module in used for name in loaded_by(module)} - sys.stdlib_module_names <= required

@@ -12,6 +12,7 @@ import sys
 from ctypes import c_void_p
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -69,6 +70,22 @@ add_executable(consumer main.cpp)
 target_link_libraries(consumer PRIVATE sparsesam::runtime)
 target_compile_options(consumer PRIVATE -Wall -Wextra -Wpedantic -Werror)
 """
+
+
+EXAMPLE = SOURCE.parents[1] / "examples" / "cpp"
+KERNEL = """
+#include "stand_in.h"
+#include <cstring>
+static int32_t compute(void*, int32_t count, const char* const* names, float* const* data, const int64_t*,
+                       const int32_t*) {
+  for (int32_t i = 0; i < count; ++i)
+    if (std::strcmp(names[i], "low_res_masks") == 0)
+      for (int p = 0; p < 4 * 65536; ++p) data[i][p] = p % 256 < 128 ? 5.0f : -5.0f;
+  return 0;
+}
+__attribute__((constructor)) static void start() { stand_in_set_kernel(compute, nullptr); }
+"""
+"""In the place of the engines: the masks are positive left of the middle."""
 
 
 def build_consumer(project: Path, prefix: Path, component: str, **sources: str) -> Path:
@@ -131,6 +148,32 @@ def test_missing_headers_are_one_clear_sentence(built_once, tmp_path):
         pytest.skip("the CUDA toolkit is not installed, which is asked for first; apt install cuda-toolkit")
     assert "TensorRT's headers were not found; unpack NVIDIA's TensorRT tar" in text
     assert "-DSPARSESAM_CORE_ONLY=ON to build without TensorRT." in text
+
+
+def write_photo(path: Path) -> None:
+    """40 x 30 pixels of PPM."""
+    path.write_bytes(b"P6 40 30 255\n" + bytes(range(120)) * 30)
+
+
+def test_the_example_answers(plain_build, tmp_path):
+    """`examples/cpp` on the stand-ins for TensorRT and CUDA: a mask of the photo's size, and refusals in one line."""
+    (tmp_path / "kernel.cpp").write_text(KERNEL)
+    tests, stand_in = plain_build / "tests", SOURCE / "tests" / "stand_in"
+    strict = ("-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{SOURCE / 'include'}", f"-I{stand_in}")
+    sources, library = (EXAMPLE / "segment.cpp", tmp_path / "kernel.cpp"), (f"-L{tests}", "-lsparsesam_stand_in")
+    built = run("g++", *strict, *sources, "-o", tmp_path / "segment", *library, f"-Wl,-rpath,{tests}")
+    assert built.returncode == 0, built.stderr
+    make_folder(tmp_path / "engine")
+    write_photo(tmp_path / "photo.ppm")
+    words = (tmp_path / "photo.ppm", "1", "2", "30", "20", tmp_path / "mask.pgm")
+    done = run(tmp_path / "segment", tmp_path / "engine", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    expected = np.zeros((30, 40), np.uint8)
+    expected[:, :20] = 1
+    assert (tmp_path / "mask.pgm").read_bytes() == b"P5 40 30 1\n" + expected.tobytes()
+    (tmp_path / "photo.ppm").write_bytes(b"P6 40 31 255\n" + bytes(3600))
+    short = run(tmp_path / "segment", tmp_path / "engine", *words)
+    assert (short.returncode, short.stderr) == (2, "error: the photo is no 8-bit PPM (P6).\n")
 
 
 def test_leaving_the_runtime_out_is_said_aloud(built_once, tmp_path):
@@ -252,6 +295,13 @@ def test_a_project_of_ones_own_uses_the_runtime(runtime_build, tmp_path):
         done = run(build / program, tmp_path / "rtx")
         assert done.stdout.startswith("1 ") and "tensorrt-rtx" in done.stdout, done.stderr
     assert run(prefix / "bin" / "sparsesam-run", "--version").stdout == "sparsesam-run 0.1.0\n"
+    example = tmp_path / "example"
+    configured = run("cmake", "-S", EXAMPLE, "-B", example, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    assert configured.returncode == 0, configured.stderr
+    assert run("ninja", "-C", example).returncode == 0
+    write_photo(tmp_path / "photo.ppm")
+    done = run(example / "segment", tmp_path / "rtx", tmp_path / "photo.ppm", *"1234", tmp_path / "mask.pgm")
+    assert done.returncode == CHECK_FAILED and "tensorrt-rtx" in done.stderr, done.stderr
 
 
 # --- style -------------------------------------------------------------------------------------------------------
