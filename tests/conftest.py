@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from filelock import FileLock
 
 if not torch.cuda.is_available():  # read when the first kernel is defined
     os.environ["TRITON_INTERPRET"] = "1"
@@ -17,7 +16,7 @@ if not torch.cuda.is_available():  # read when the first kernel is defined
 from sparsesam_deploy.cli import main as cli
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
-from tests.helpers import TINY, save_random_checkpoint
+from tests.made_once import made_once, random_checkpoint
 
 
 class Outcome(NamedTuple):
@@ -29,25 +28,23 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_random_checkpoint(path, TINY)
-    return path
+def tiny_checkpoint() -> Path:
+    return random_checkpoint()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _where_exports_are_made_once(tmp_path_factory) -> None:
+    base = tmp_path_factory.getbasetemp()
+    made_once.folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def decoder_of(tmp_path_factory) -> Callable[..., Path]:
-    """``decoder.onnx`` of a checkpoint, exported once for all tests and workers: it takes seconds. Not to be edited."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+def decoder_of() -> Callable[..., Path]:
+    """``decoder.onnx`` of a checkpoint in a precision."""
 
     def exported(loaded: LoadedSam, dtype: str = "fp32") -> Path:
-        folder = shared / f"decoder-{loaded.sha256[:16]}-{dtype}"
-        with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                folder.mkdir()
-                export_decoder(loaded, folder / "decoder.onnx", dtype)
-        return folder / "decoder.onnx"
+        what = loaded.source, loaded.sha256, loaded.config, dtype
+        return made_once("decoder.onnx", what, lambda path: export_decoder(loaded, path, dtype))
 
     return exported
 

@@ -18,7 +18,6 @@ from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
-from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.pipeline import build_engine_only
@@ -26,12 +25,12 @@ from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.recipe import ExportRecipe
 
 from .engines.graphs import install_tensorrt
-from .export.models import export
-from .helpers import TINY, random_sam
+from .export.models import export, load_tiny
+from .helpers import TINY
 from .parity.faults import OF_ANOTHER_CHECKPOINT, write_broken
 
 pytest.importorskip("tensorrt_rtx")
-CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
+CHECKPOINT = load_tiny()
 
 
 @pytest.fixture(scope="module")

@@ -18,15 +18,12 @@ from sparsesam_deploy.engines.folder import BuildFolder
 from sparsesam_deploy.engines.manifest import MANIFEST, FileRecord
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
-from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
-from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE
-from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.progress import Stages
 from sparsesam_deploy.serving.options import ServingOptions
 from sparsesam_deploy.serving.repository import write_repository
-from tests.helpers import TINY, random_sam
+from tests.export.models import export, load_tiny
 from tests.serving.builds import make_build
 
 FP32 = ExportOptions("fp32")
@@ -112,9 +109,8 @@ VERDICTS = {
 def exported(tmp_path_factory, decoder_of) -> Path:
     """ONNX files that run."""
     files = BuildFolder(tmp_path_factory.mktemp("exported"))
-    loaded = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
-    export_encoder(SparseSamEncoder(loaded.sam.image_encoder, TINY, DENSE), loaded, files.encoder_onnx, FP32)
-    shutil.copyfile(decoder_of(loaded), files.decoder_onnx)
+    export(files.path, DENSE)
+    shutil.copyfile(decoder_of(load_tiny()), files.decoder_onnx)
     return files.path
 
 
@@ -129,7 +125,7 @@ def write_triton_repository(folder: Path) -> None:
 
 
 def evaluate(folder: Path) -> None:
-    exported_variant(folder, LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth"), "onnxruntime", None)
+    exported_variant(folder, load_tiny(), "onnxruntime", None)
 
 
 LOADERS = {

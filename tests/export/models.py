@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,30 @@ from torch import Tensor
 
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
-from sparsesam_deploy.model.checkpoint import LoadedSam
-from sparsesam_deploy.model.config import SamConfig, SparsityConfig
+from sparsesam_deploy.model.checkpoint import LoadedSam, load_checkpoint
+from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.parity.precision import in_float32
-from tests.helpers import TINY, random_sam
+from tests.helpers import TINY
+from tests.made_once import made_once, random_checkpoint
 
 TINY_HQ = replace(TINY, hq=True)
 TENSORRT_MAX_TOP_K = 3840
+VARIANTS = {
+    # Attention and MLP share nothing in the graph but the ranking, which skip-group-rank takes from any order.
+    **{f"lattice-{routing}": SparsityConfig(0.3, 0.5, routing=routing) for routing in ROUTINGS},
+    **{
+        f"{order}-skip-group-rank": SparsityConfig(0.3, 0.5, order=order, routing="skip-group-rank")
+        for order in ORDERS
+        if order != "lattice"
+    },
+    "dense": DENSE,
+    "windows-static": SparsityConfig(0.25, 1.0, 0.4),
+    "windows-shared": SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
+    "windows-ranked": SparsityConfig(0.4, 0.96, 0.4, order="ranked", routing="skip-group-rank"),
+    "paper": PRESETS["paper"],
+}
+"""What tests of every kind export: each is made once in a precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +58,7 @@ class Exported:
 
 
 def load_tiny(config: SamConfig = TINY) -> LoadedSam:
-    return LoadedSam(random_sam(config), config, "0" * 64, "tiny.pth")
+    return load_checkpoint(random_checkpoint(config))
 
 
 def export(
@@ -53,11 +70,12 @@ def export(
     config: SamConfig = TINY,
     inline: bool = False,
 ) -> Exported:
-    loaded = load_tiny(config)
+    """``encoder.onnx`` in ``folder``: a copy of its own of what is made once."""
+    loaded, options = load_tiny(config), ExportOptions(dtype, batch=batch, inline=inline)
     encoder = SparseSamEncoder(loaded.sam.image_encoder, config, sparsity, gelu).eval()
-    path = folder / "encoder.onnx"
-    export_encoder(encoder, loaded, path, ExportOptions(dtype, batch=batch, inline=inline))
-    return Exported(path, encoder)
+    what = config, sparsity, gelu, options
+    made = made_once("encoder.onnx", what, lambda path: export_encoder(encoder, loaded, path, options))
+    return Exported(Path(shutil.copyfile(made, folder / made.name)), encoder)
 
 
 def random_image(batch: int = 1, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sparsesam_deploy.engines.builder import build_engine
 from sparsesam_deploy.engines.options import EngineOptions
-from sparsesam_deploy.export.decoder import OUTPUTS, export_decoder
+from sparsesam_deploy.export.decoder import OUTPUTS
 from sparsesam_deploy.model.checkpoint import LoadedSam, load_nano
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
 from tests.comparison import relative_error
@@ -29,21 +30,13 @@ def loaded() -> LoadedSam:
 
 
 @pytest.fixture(scope="module")
-def files(loaded: LoadedSam, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("decoders")
-    paths = {dtype: folder / f"{dtype}.onnx" for dtype in TOLERANCE}
-    for dtype, path in paths.items():
-        export_decoder(loaded, path, dtype)
-    return paths
+def files(loaded: LoadedSam, decoder_of: Callable[..., Path]) -> dict[str, Path]:
+    return {dtype: decoder_of(loaded, dtype) for dtype in TOLERANCE}
 
 
 @pytest.fixture(scope="module")
-def hq_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("hq_decoders")
-    paths = {dtype: folder / f"{dtype}.onnx" for dtype in ("fp32", "bf16")}
-    for dtype, path in paths.items():
-        export_decoder(load_tiny(TINY_HQ), path, dtype)
-    return paths
+def hq_files(decoder_of: Callable[..., Path]) -> dict[str, Path]:
+    return {dtype: decoder_of(load_tiny(TINY_HQ), dtype) for dtype in ("fp32", "bf16")}
 
 
 def prompts(kind: str, count: int) -> dict[str, Tensor]:
@@ -210,13 +203,12 @@ def test_openvino_computes_it(kind: str, files: dict[str, Path], loaded: LoadedS
         assert relative_error(torch.from_numpy(found[name]), expected) <= TOLERANCE["fp32"]
 
 
-def test_nano_decoder_in_fp16_stays_finite(tmp_path: Path):
+def test_nano_decoder_in_fp16_stays_finite(decoder_of: Callable[..., Path]):
     """Trained weights, embeddings four times as large as usual."""
     loaded = load_nano()
-    export_decoder(loaded, tmp_path / "decoder.onnx", "fp16")
     inputs = {**embeddings(loaded), **decoder_inputs(prompts("box-and-mask", 2))}
     inputs["image_embeddings"] = 4 * inputs["image_embeddings"]
-    results = OnnxRunner(tmp_path / "decoder.onnx").run({name: value.numpy() for name, value in inputs.items()})
+    results = OnnxRunner(decoder_of(loaded, "fp16")).run({name: value.numpy() for name, value in inputs.items()})
     assert all(torch.from_numpy(result).isfinite().all() for result in results.values())
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, export_encoder, stream_names
 from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import load_nano
-from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SparsityConfig
+from sparsesam_deploy.model.config import DENSE, PRESETS, ROUTINGS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.ops.function_body import DOMAIN, OPSET
 from sparsesam_deploy.parity.onnx_runner import OnnxRunner
@@ -21,6 +21,7 @@ from sparsesam_deploy.parity.samples import shipped_samples
 from tests.comparison import relative_error
 from tests.export.models import (
     TINY_HQ,
+    VARIANTS,
     export,
     forbidden_nodes,
     global_outputs,
@@ -32,21 +33,6 @@ from tests.export.models import (
 from tests.helpers import TINY
 
 TOLERANCE = 1e-5
-VARIANTS = {
-    # Attention and MLP share nothing in the graph but the ranking, which skip-group-rank takes from any order.
-    **{f"lattice-{routing}": SparsityConfig(0.3, 0.5, routing=routing) for routing in ROUTINGS},
-    **{
-        f"{order}-skip-group-rank": SparsityConfig(0.3, 0.5, order=order, routing="skip-group-rank")
-        for order in ORDERS
-        if order != "lattice"
-    },
-    "dense": DENSE,
-    "windows-static": SparsityConfig(0.25, 1.0, 0.4),
-    "windows-shared": SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
-    "windows-ranked": SparsityConfig(0.4, 0.96, 0.4, order="ranked", routing="skip-group-rank"),
-    "paper": PRESETS["paper"],
-}
-
 DYNAMIC = (
     "interleaved-skip-group-rank",
     "windows-ranked",

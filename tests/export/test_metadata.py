@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import onnx
@@ -14,10 +15,14 @@ from onnx import TensorProto, helper
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
+from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.metadata import load_exported, sparsity_of
+from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
+from sparsesam_deploy.model.encoder import SparseSamEncoder
 from tests.comparison import relative_error
-from tests.export.models import Exported, export, random_image
+from tests.export.models import Exported, export, load_tiny, random_image
+from tests.made_once import random_checkpoint
 
 SPARSITY = SparsityConfig(0.25, 0.4)
 SIDECAR = "encoder.onnx.data"
@@ -31,7 +36,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
     monkeypatch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
-    return export(tmp_path, SPARSITY)
+    loaded, path = load_tiny(), tmp_path / "encoder.onnx"
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SPARSITY).eval()
+    export_encoder(encoder, loaded, path, ExportOptions("fp32"))
+    return Exported(path, encoder)
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, 127, 128), (16_383, 16_384, 3_000_000)], ids=str)
@@ -65,6 +73,7 @@ def test_nothing_is_printed_by_the_exporter(tmp_path: Path, monkeypatch: pytest.
 
 def test_metadata_says_what_was_exported(exported: Exported):
     _, metadata = load_exported(exported.path)
+    checkpoint = random_checkpoint()
     expected = {
         "kind": "encoder",
         "family": "custom",
@@ -77,7 +86,7 @@ def test_metadata_says_what_was_exported(exported: Exported):
         "windowed_routing": "stripe",
         "gelu": "erf",
         "batch": [1, 1, 1],
-        "checkpoint": {"source": "tiny.pth", "sha256": "0" * 64},
+        "checkpoint": {"source": checkpoint.name, "sha256": sha256(checkpoint.read_bytes()).hexdigest()},
         "effective_density": exported.encoder.effective_density,
     }
     assert {name: metadata[name] for name in expected} == expected

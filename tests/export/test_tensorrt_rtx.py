@@ -9,7 +9,7 @@ import pytest
 from sparsesam_deploy.engines.builder import build_engine
 from sparsesam_deploy.engines.options import EngineOptions
 from sparsesam_deploy.model.config import PRESETS, ROUTINGS, SparsityConfig
-from tests.export.models import export
+from tests.export.models import VARIANTS, export
 
 STATIC, DYNAMIC = (1, 1, 1), (1, 2, 4)
 CASES = {
@@ -17,18 +17,14 @@ CASES = {
     "default-fp16-dynamic": (PRESETS["default"], "fp16", DYNAMIC),
     "default-bf16": (PRESETS["default"], "bf16", STATIC),
     "paper-fp16": (PRESETS["paper"], "fp16", STATIC),
-    "interleaved-fp16": (SparsityConfig(0.3, 0.5, order="interleaved", routing="skip-sobel"), "fp16", STATIC),
+    "interleaved-fp16": (VARIANTS["interleaved-skip-group-rank"], "fp16", STATIC),
     "quadtree-fp16-dynamic": (
         SparsityConfig(0.25, (1.0, 0.2, 0.53125, 0.999), routing="share-quadtree"),
         "fp16",
         DYNAMIC,
     ),
-    "windows-shared-fp16-dynamic": (
-        SparsityConfig(0.25, 0.4, (0.25, 1.0, 0.6, 1.0), windowed_routing="share-variance"),
-        "fp16",
-        DYNAMIC,
-    ),
-    **{f"{routing}-fp16": (SparsityConfig(routing=routing), "fp16", STATIC) for routing in ROUTINGS[1:]},
+    "windows-shared-fp16-dynamic": (VARIANTS["windows-shared"], "fp16", DYNAMIC),
+    **{f"{routing}-fp16": (VARIANTS[f"lattice-{routing}"], "fp16", STATIC) for routing in ROUTINGS[1:]},
     "many-kept-fp16": (SparsityConfig(0.25, 0.96, routing="skip-group-rank"), "fp16", STATIC),
 }
 

@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
-from sparsesam_deploy.export.encoder import encoder_metadata, export_encoder
+from sparsesam_deploy.export.encoder import encoder_metadata
 from sparsesam_deploy.export.metadata import sparsity_of
 from sparsesam_deploy.export.options import ExportOptions
-from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.parity import engine_runner, verify
 from sparsesam_deploy.parity.samples import user_samples
 from sparsesam_deploy.parity.verify import Verifier, reference_outputs
 
-from ..helpers import TINY, random_sam
+from ..export.models import export, load_tiny
+from ..helpers import TINY
 from .faults import FAULTS, OF_ANOTHER_CHECKPOINT, write_broken
 
-CHECKPOINT = LoadedSam(random_sam(TINY), TINY, "a" * 64, "tiny.pth")
+CHECKPOINT = load_tiny()
 MANIFEST = SimpleNamespace(compute_capabilities=("SM80", "SM89"), engine="the encoder", decoder_engine="the decoder")
 SPARSITIES = {
     **PRESETS,
@@ -38,8 +38,7 @@ SPARSITIES = {
 def folder(tmp_path_factory, decoder_of):
     """``encoder.onnx`` and ``decoder.onnx`` of the default preset, and some unusual images."""
     path = tmp_path_factory.mktemp("tiny")
-    encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["default"])
-    export_encoder(encoder, CHECKPOINT, path / "encoder.onnx", ExportOptions("fp32"))
+    export(path, PRESETS["default"])
     shutil.copyfile(decoder_of(CHECKPOINT), path / "decoder.onnx")
     noise = np.random.default_rng(0).integers(0, 256, (45, 60, 4), np.uint8)
     Image.fromarray(noise[:1, :1, :3]).save(path / "pixel.png")
@@ -103,9 +102,7 @@ class RankWorstFirst:
 
 def test_a_wrong_ranking_fails_the_report_by_its_block(tmp_path, folder):
     """Followed by the reference, a wrong ranking shows in no other figure."""
-    encoder = SparseSamEncoder(CHECKPOINT.sam.image_encoder, TINY, PRESETS["paper"])
-    export_encoder(encoder, CHECKPOINT, tmp_path / "encoder.onnx", ExportOptions("fp32"))
-    write_broken(folder / "misranked.onnx", tmp_path / "encoder.onnx", [RankWorstFirst()])
+    write_broken(folder / "misranked.onnx", export(tmp_path, PRESETS["paper"]).path, [RankWorstFirst()])
     report = judged(verifier(folder, "misranked.onnx"), folder / "grey.png")
     assert report.failures[0].startswith("grey.png blocks: block 0 ranking computes something else")
     (wrong,) = (stage.name for stage in report.images[0].stages if stage.graph > 1e-5)
@@ -117,7 +114,9 @@ def test_a_wrong_ranking_fails_the_report_by_its_block(tmp_path, folder):
 
 def test_another_checkpoint_is_refused(folder):
     other = replace(CHECKPOINT, sha256="b" * 64, source="other.pth")
-    message = r"encoder\.onnx was exported from tiny\.pth, not from other\.pth; give the checkpoint it came from"
+    message = (
+        r"encoder\.onnx was exported from tiny\.safetensors, not from other\.pth; give the checkpoint it came from"
+    )
     with pytest.raises(CheckFailed, match=message):
         Verifier(other, folder / "encoder.onnx", folder / "decoder.onnx")
 

@@ -12,10 +12,10 @@ import pytest
 from onnx import helper
 
 from checks.plugin_host import LIBRARY
-from sparsesam_deploy.model.config import PRESETS, ROUTINGS, SparsityConfig
+from sparsesam_deploy.model.config import PRESETS, ROUTINGS
 from sparsesam_deploy.ops.function_body import DOMAIN
 from sparsesam_deploy.ops.geometry import GRID_SIZE
-from tests.export.models import export
+from tests.export.models import VARIANTS, export
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, whose parser this test asks, is not installed")
 PARSE = """
@@ -55,7 +55,7 @@ def single_nodes(model: onnx.ModelProto, folder) -> dict[str, onnx.NodeProto]:
 
 SPARSITIES = {
     "paper": PRESETS["paper"],
-    **{routing: SparsityConfig(mlp_density=0.3, routing=routing) for routing in ROUTINGS},
+    **{routing: VARIANTS[f"lattice-{routing}"] for routing in ROUTINGS},
 }
 
 
