@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import openvino
+import safetensors.torch
 import torch
 from onnx import TensorProto, inliner, numpy_helper, shape_inference
 from torch import Tensor
 
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
-from sparsesam_deploy.model.checkpoint import LoadedSam, load_checkpoint
+from sparsesam_deploy.model.checkpoint import LoadedSam
 from sparsesam_deploy.model.config import DENSE, ORDERS, PRESETS, ROUTINGS, SamConfig, SparsityConfig
 from sparsesam_deploy.model.encoder import SparseSamEncoder
 from sparsesam_deploy.parity.precision import in_float32
-from tests.helpers import TINY
-from tests.made_once import made_once, random_checkpoint
+from tests.helpers import TINY, random_sam, random_tensors
+from tests.made_once import made_once
 
 TINY_HQ = replace(TINY, hq=True)
 TENSORRT_MAX_TOP_K = 3840
@@ -58,7 +61,13 @@ class Exported:
 
 
 def load_tiny(config: SamConfig = TINY) -> LoadedSam:
-    return load_checkpoint(random_checkpoint(config))
+    """What `load_checkpoint` gives of `random_checkpoint`, so that files made once are for both."""
+    return LoadedSam(random_sam(config), config, _sha256(config), "tiny.safetensors")
+
+
+@cache
+def _sha256(config: SamConfig) -> str:
+    return hashlib.sha256(safetensors.torch.save(random_tensors(config))).hexdigest()
 
 
 def export(
