@@ -11,7 +11,10 @@ import pytest
 from sparsesam_deploy import pipeline
 from sparsesam_deploy.cli.main import cli
 from sparsesam_deploy.model.checkpoint import LoadedSam
+from tests.made_once import made_once
 from tests.serving.conftest import build, onnx_files  # noqa: F401
+
+from . import readme
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,9 +30,17 @@ def decoders_exported_once(decoder_of) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny_checkpoint, tmp_path_factory) -> Path:
+def tiny_export(tiny_checkpoint) -> Path:
     """``encoder.onnx`` and ``decoder.onnx`` of the tiny checkpoint in fp16, by the command; not to be written to."""
-    folder = tmp_path_factory.mktemp("tiny") / "exported"
-    arguments = ("onnx", "--checkpoint", tiny_checkpoint, "--dtype", "fp16", "--output", folder)
-    cli.main([str(argument) for argument in arguments], standalone_mode=False)
-    return folder
+
+    def export(folder: Path) -> None:
+        arguments = ("onnx", "--checkpoint", tiny_checkpoint, "--dtype", "fp16", "--output", folder)
+        cli.main([str(argument) for argument in arguments], standalone_mode=False)
+
+    return made_once("exported", "by the command", export)
+
+
+@pytest.fixture(scope="session")
+def built_as_the_readme_says() -> Path:
+    """The folder in which README's build was run; not to be written to."""
+    return made_once(readme.PRINTED, readme.README, readme.build).parent

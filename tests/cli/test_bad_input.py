@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from sparsesam_deploy.artifacts import LOCK, PARTIAL, output_folder
 from sparsesam_deploy.parity.samples import SHIPPED
-from tests.cli.test_commands import TOOL, visible
+from tests.cli.readme import TOOL
+from tests.cli.test_commands import visible
 
 
 def one_line(text: str) -> str:

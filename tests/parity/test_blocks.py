@@ -91,7 +91,9 @@ def assert_accepted(parity: EncoderParity, dtype: str, rankings: set[str]) -> No
     assert {*names} - {*blocks} == {f"block {i} routing" for i in ROUTED} | rankings
 
 
+@pytest.mark.parametrize("dtype", ["bf16"], indirect=True)
 def test_shared_rows_are_accepted(exported, dtype):
+    """In bf16, where the most is lost; in fp16 the build of ``tests/cli`` is judged, in fp32 smaller networks."""
     assert_accepted(judge(exported, "share"), dtype, set())
 
 
