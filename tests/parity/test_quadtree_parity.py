@@ -1,4 +1,4 @@
-"""share-quadtree under the block-by-block check: two levels of decisions, each in error by the scores it gives away."""
+"""share-quadtree under the block-by-block check: two levels of decisions, each judged by the scores of what it chose."""
 
 from __future__ import annotations
 
