@@ -16,6 +16,8 @@ if not torch.cuda.is_available():  # read when the first kernel is defined
 from sparsesam_deploy.cli import main as cli
 from sparsesam_deploy.export.decoder import export_decoder
 from sparsesam_deploy.model.checkpoint import LoadedSam
+from sparsesam_deploy.parity import samples
+from tests.cli import readme
 from tests.made_once import made_once, random_checkpoint
 
 
@@ -47,6 +49,20 @@ def decoder_of() -> Callable[..., Path]:
         return made_once("decoder.onnx", what, lambda path: export_decoder(loaded, path, dtype))
 
     return exported
+
+
+@pytest.fixture(scope="session")
+def built_as_the_readme_says() -> Path:
+    """The folder in which README's build was run; not to be written to."""
+    return made_once(readme.PRINTED, readme.README, readme.build).parent
+
+
+@pytest.fixture(scope="module")
+def four_points() -> Iterator[None]:
+    """An image of a user is asked by 2x2 points in place of 4x4, because every prompt costs three masks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "POINTS_PER_SIDE", 2)
+        yield
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def place(tmp_path_factory, tiny_checkpoint, decoder_of) -> Path:
     place = tmp_path_factory.mktemp("examples")
     for name in ("sam_vit_h_4b8939.pth", "sam.safetensors"):  # a checkpoint is read by its content
         shutil.copyfile(tiny_checkpoint, place / name)
-    loaded = load_checkpoint(place / "sam.safetensors")
+    loaded = load_checkpoint(tiny_checkpoint)
     onnx = place / "build"  # as `sparsesam-export onnx` leaves it: no manifest
     onnx.mkdir()
     options = ExportOptions("fp32", batch=(1, 2, 2))

@@ -77,7 +77,7 @@ def test_a_decoder_of_another_checkpoint_is_refused(exported, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(exported, mixed)
     write_broken(mixed / DECODER, exported / DECODER, [OF_ANOTHER_CHECKPOINT])
-    with pytest.raises(CheckFailed, match=r"decoder\.onnx is of other\.pth, encoder\.onnx of tiny\.pth; move"):
+    with pytest.raises(CheckFailed, match=r"decoder\.onnx is of other\.pth, encoder\.onnx of tiny\.safetensors; move"):
         build_engine_only(mixed / ENCODER, tmp_path / "out", "tensorrt-rtx", EngineOptions(), None, silent())
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.accuracy import HOLDOUT, PUBLISHED, comparison, published_variants
 from sparsesam_deploy.accuracy.data.coco import CocoDataset
 from sparsesam_deploy.accuracy.data.mirrored import Mirrored
-from sparsesam_deploy.accuracy.data.subset import Subset
+from sparsesam_deploy.accuracy.data.subset import Subset, evenly
 from sparsesam_deploy.accuracy.evaluation.journal import Journal
 from sparsesam_deploy.accuracy.evaluation.scoring import run, summarise, write_objects
 from sparsesam_deploy.accuracy.report.records import VariantResult
@@ -25,14 +25,15 @@ ERROR_AGREEMENT = {"skip, static": 0.05, "lattice + share, variance": 0.3}
 """Of an embedding error, relative: six images determine that of skipping well, that of fine texture less so."""
 ROWS = tuple(ERROR_AGREEMENT)
 
-SIX = range(6)
-"""The scenes on which encoders are thinned; the dense one sees all twelve."""
+SIX = evenly(12, 6)
+OTHERS = [scene for scene in range(12) if scene not in SIX]
+"""Encoders are thinned on every other scene; the dense one sees all twelve."""
 
 # Three encoders on six images and one on six more serve all tests: a minute on a core.
 pytestmark = pytest.mark.timeout(1800)
 
 
-def judged(folder: Path, rows: Sequence[str], scenes: range) -> tuple[Journal, dict[str, VariantResult]]:
+def judged(folder: Path, rows: Sequence[str], scenes: Sequence[int]) -> tuple[Journal, dict[str, VariantResult]]:
     journal, choices = Journal(folder / "journal", {}), {name: published_variants(DENSITY)[name] for name in rows}
     compared = comparison(load_nano(), choices)
     dataset = Mirrored(Subset(CocoDataset(HOLDOUT / "instances.json", HOLDOUT), scenes), 1)
@@ -55,7 +56,7 @@ def results(on_six) -> dict[str, VariantResult]:
 @pytest.fixture(scope="module")
 def dense(on_six, tmp_path_factory) -> list[dict[str, str]]:
     """What the dense encoder answers, a row for each object and prompt."""
-    others, _ = judged(tmp_path_factory.mktemp("others"), (), range(len(SIX), 12))
+    others, _ = judged(tmp_path_factory.mktemp("others"), (), OTHERS)
     rows: list[dict[str, str]] = []
     for journal in (on_six[0], others):
         path = tmp_path_factory.mktemp("objects") / "objects.csv"

@@ -14,8 +14,6 @@ from sparsesam_deploy.model.checkpoint import LoadedSam
 from tests.made_once import made_once
 from tests.serving.conftest import build, onnx_files  # noqa: F401
 
-from . import readme
-
 
 @pytest.fixture(scope="session", autouse=True)
 def decoders_exported_once(decoder_of) -> Iterator[None]:
@@ -38,9 +36,3 @@ def tiny_export(tiny_checkpoint) -> Path:
         cli.main([str(argument) for argument in arguments], standalone_mode=False)
 
     return made_once("exported", "by the command", export)
-
-
-@pytest.fixture(scope="session")
-def built_as_the_readme_says() -> Path:
-    """The folder in which README's build was run; not to be written to."""
-    return made_once(readme.PRINTED, readme.README, readme.build).parent

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from sparsesam_deploy.parity.samples import SHIPPED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,16 +35,9 @@ def commands() -> dict[str, Command]:
     return found
 
 
-def make_place(folder: Path) -> None:
-    """What README's commands name, in ``folder``: a photo, and a folder of photos."""
-    shutil.copyfile(SHIPPED / "coins.png", folder / "photo.png")
-    (folder / "my_photos").mkdir()
-    shutil.copyfile(SHIPPED / "astronaut.png", folder / "my_photos" / "astronaut.png")
-
-
 def build(printed: Path) -> None:
-    """README's build in the folder of ``printed``, where its output goes."""
-    make_place(printed.parent)
+    """README's build in the folder of ``printed``, where its output goes; it has our tests in it as a checkout has."""
+    (printed.parent / "tests").symlink_to(ROOT / "tests")
     command = [TOOL, *commands()["build"].arguments]
     result = subprocess.run(command, cwd=printed.parent, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -21,6 +21,8 @@ from sparsesam_deploy.parity.samples import SHIPPED
 from tests.cli.readme import TOOL
 from tests.cli.test_commands import visible
 
+pytestmark = pytest.mark.usefixtures("four_points")
+
 
 def one_line(text: str) -> str:
     """The error of a refused call: exactly one line that starts with 'error:', or click's own."""

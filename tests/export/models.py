@@ -13,11 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import openvino
+import pytest
 import safetensors.torch
 import torch
 from onnx import TensorProto, inliner, numpy_helper, shape_inference
 from torch import Tensor
 
+from sparsesam_deploy.export import writer
 from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.checkpoint import LoadedSam
@@ -85,6 +87,16 @@ def export(
     what = config, sparsity, gelu, options
     made = made_once("encoder.onnx", what, lambda path: export_encoder(encoder, loaded, path, options))
     return Exported(Path(shutil.copyfile(made, folder / made.name)), encoder)
+
+
+def export_with_weights_beside(folder: Path, sparsity: SparsityConfig, inline: bool = False) -> Exported:
+    """In float32, with the weights in a file beside ``encoder.onnx``, as where they take more than 2 GiB."""
+    loaded, path = load_tiny(), folder / "encoder.onnx"
+    encoder = SparseSamEncoder(loaded.sam.image_encoder, TINY, sparsity).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
+        export_encoder(encoder, loaded, path, ExportOptions("fp32", inline=inline))
+    return Exported(path, encoder)
 
 
 def random_image(batch: int = 1, seed: int = 0) -> Tensor:

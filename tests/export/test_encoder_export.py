@@ -10,8 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, export_encoder, stream_names
-from sparsesam_deploy.export.options import ExportOptions
+from sparsesam_deploy.export.encoder import HQ_OUTPUT, OUTPUT, stream_names
 from sparsesam_deploy.model.checkpoint import load_nano
 from sparsesam_deploy.model.config import DENSE, PRESETS, ROUTINGS
 from sparsesam_deploy.model.encoder import SparseSamEncoder
@@ -74,11 +73,11 @@ def assert_deployable(model: onnx.ModelProto) -> None:
 @torch.inference_mode()
 def test_dynamic_batch(name: str, tmp_path: Path):
     """Every image of a batch is computed as if it were alone, and alone as torch does."""
-    exported, images = export(tmp_path, VARIANTS[name], batch=(1, 2, 4)), random_image(4)
+    exported, images = export(tmp_path, VARIANTS[name], batch=(1, 2, 4)), random_image(2)
     assert_deployable(exported.load())
     (together,) = exported.run(images)
-    assert together.shape == (4, 256, 64, 64)
-    for index in (0, 3):
+    assert together.shape == (2, 256, 64, 64)
+    for index in (0, 1):
         (alone,) = exported.run(images[index : index + 1])
         assert relative_error(together[index : index + 1], alone) <= TOLERANCE
         assert relative_error(alone, exported.encoder(images[index : index + 1])) <= TOLERANCE
@@ -180,13 +179,12 @@ def test_hq_intermediate_embeddings(batch: tuple[int, int, int], tmp_path: Path)
 
 
 @torch.inference_mode()
-def test_nano_in_fp16_on_real_images(tmp_path: Path):
+def test_nano_in_fp16_on_real_images(built_as_the_readme_says: Path):
     """No overflow anywhere in the residual stream, and an embedding that fp16 blurs by little."""
     loaded = load_nano()
     encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, PRESETS["default"]).eval()
-    export_encoder(encoder, loaded, tmp_path / "encoder.onnx", ExportOptions("fp16"))
     streams = stream_names(loaded.config.depth)
-    runner = OnnxRunner(tmp_path / "encoder.onnx", streams)
+    runner = OnnxRunner(built_as_the_readme_says / "engines" / "built" / "nano" / "encoder.onnx", streams)
     for sample in shipped_samples():
         image = sample.preprocessed().tensor
         results = runner.run({"image": image.numpy()})

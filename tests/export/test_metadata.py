@@ -15,13 +15,10 @@ from onnx import TensorProto, helper
 
 from sparsesam_deploy.errors import CheckFailed, InvalidInput
 from sparsesam_deploy.export import writer
-from sparsesam_deploy.export.encoder import export_encoder
 from sparsesam_deploy.export.metadata import load_exported, sparsity_of
-from sparsesam_deploy.export.options import ExportOptions
 from sparsesam_deploy.model.config import PRESETS, SparsityConfig
-from sparsesam_deploy.model.encoder import SparseSamEncoder
 from tests.comparison import relative_error
-from tests.export.models import Exported, export, load_tiny, random_image
+from tests.export.models import Exported, export, export_with_weights_beside, random_image
 from tests.made_once import random_checkpoint
 
 SPARSITY = SparsityConfig(0.25, 0.4)
@@ -34,12 +31,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
-    monkeypatch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
-    loaded, path = load_tiny(), tmp_path / "encoder.onnx"
-    encoder = SparseSamEncoder(loaded.sam.image_encoder, loaded.config, SPARSITY).eval()
-    export_encoder(encoder, loaded, path, ExportOptions("fp32"))
-    return Exported(path, encoder)
+def beside(tmp_path: Path) -> Exported:
+    return export_with_weights_beside(tmp_path, SPARSITY)
 
 
 @pytest.mark.parametrize("sizes", [(), (0,), (1, 127, 128), (16_383, 16_384, 3_000_000)], ids=str)

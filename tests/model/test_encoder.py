@@ -47,15 +47,14 @@ def assert_matches_oracle(encoder: SparseSamEncoder, oracle: OracleEncoder, imag
 def test_dense_is_segment_anything_on_nano():
     sam, config = nano()
     encoder = SparseSamEncoder(sam.image_encoder, config, DENSE).eval()
-    for scene in scenes()[:2]:
-        image = preprocess(sam, scene.image)
-        assert (encoder(image) - sam.image_encoder(image)).abs().max() <= DENSE_TOLERANCE
+    image = preprocess(sam, scenes()[0].image)
+    assert (encoder(image) - sam.image_encoder(image)).abs().max() <= DENSE_TOLERANCE
 
 
 @torch.no_grad()
-def test_dense_is_segment_anything_on_three_blocks_of_vit_b():
+def test_dense_is_segment_anything_on_two_blocks_of_vit_b():
     generator = torch.Generator().manual_seed(1)
-    config = replace(FAMILIES["vit_b"], depth=3, global_blocks=(2,))
+    config = replace(FAMILIES["vit_b"], depth=2, global_blocks=(1,))
     stock = stock_encoder(config)
     for parameter in stock.parameters():
         if parameter.ndim > 1:

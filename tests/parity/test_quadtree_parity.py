@@ -1,4 +1,4 @@
-"""share-quadtree under the block-by-block check: two levels of decisions, each judged by the scores of what it chose."""
+"""share-quadtree under the block-by-block check: two levels of decisions, each judged by the scores it chose."""
 
 from __future__ import annotations
 

@@ -16,13 +16,12 @@ import torch
 from sparsesam_deploy import load
 from sparsesam_deploy.engines.manifest import MANIFEST, EngineManifest, ParitySummary
 from sparsesam_deploy.errors import CheckFailed, EnvironmentProblem, InvalidInput
-from sparsesam_deploy.export import writer
 from sparsesam_deploy.model.config import DENSE
 from sparsesam_deploy.model.predictor import SparseSamPredictor
 from sparsesam_deploy.runtime import onnx_runtime, openvino_runtime, torch_runtime
 from sparsesam_deploy.runtime.openvino_runtime import OpenVinoRuntime
 from tests.comparison import relative_error
-from tests.export.models import export, global_outputs, random_image
+from tests.export.models import export_with_weights_beside, global_outputs, random_image
 from tests.helpers import TINY, save_random_checkpoint
 from tests.runtime.builds import CHECKPOINT
 
@@ -278,11 +277,10 @@ def test_openvino_that_does_not_run(dense, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_openvino_reads_no_functions_with_weights_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "EXTERNAL_DATA_ABOVE", 1000)
+def test_openvino_reads_no_functions_with_weights_beside(tmp_path):
     with pytest.raises(InvalidInput, match=r"encoder.onnx has functions, .* export it again with --inline"):
-        OpenVinoRuntime(export(tmp_path, DENSE).path)
-    inlined, image = export(tmp_path, DENSE, inline=True), random_image()
+        OpenVinoRuntime(export_with_weights_beside(tmp_path, DENSE).path)
+    inlined, image = export_with_weights_beside(tmp_path, DENSE, inline=True), random_image()
     with torch.no_grad():
         expected = inlined.encoder(image)
     assert relative_error(OpenVinoRuntime(inlined.path).new_run()(image)[0], expected) < TOLERANCE
